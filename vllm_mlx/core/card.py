@@ -23,6 +23,8 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     capabilities: dict[str, bool] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # warnings a person should see (toy, missing BLAS, ...)
     eos_token_ids: tuple[int, ...] = ()
+    # what a request gets where it is silent: Sampling field -> value, from options and checkpoint
+    sampling_defaults: dict[str, float] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
