@@ -1,4 +1,4 @@
-"""Types and limits of the composed configuration tree. Values and defaults are in ``conf/``, not here.
+"""Types and limits of the composed tree. Values and defaults are in ``conf/``, not here.
 
 Each group's Struct is tagged by ``_target_``: the union of tags is the allow-list of what a
 configuration may build.
@@ -14,10 +14,10 @@ PositiveFloat = Annotated[float, Meta(gt=0)]
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every node."""
+    """Base of every node. Children inherit all three; type checkers want the first two repeated."""
 
 
-class DownloadSettings(Settings):
+class DownloadSettings(Settings, frozen=True, kw_only=True):
     """How a checkpoint is fetched from the hub."""
 
     timeout_seconds: PositiveFloat  # per connection, without a byte
@@ -25,7 +25,7 @@ class DownloadSettings(Settings):
     offline: bool  # only what is on disk already
 
 
-class SamplingDefaults(Settings):
+class SamplingDefaults(Settings, frozen=True, kw_only=True):
     """What a request gets where it is silent; None: from the checkpoint's generation_config."""
 
     temperature: Annotated[float, Meta(ge=0, le=2)] | None
@@ -36,7 +36,13 @@ class SamplingDefaults(Settings):
     repetition_penalty: PositiveFloat | None
 
 
-class CheckpointModel(Settings, tag_field="_target_", tag="vllm_mlx.runner.source.CheckpointModel"):
+class CheckpointModel(
+    Settings,
+    frozen=True,
+    kw_only=True,
+    tag_field="_target_",
+    tag="vllm_mlx.runner.source.CheckpointModel",
+):
     """A checkpoint on disk or on the hub, and how it is loaded."""
 
     path: Annotated[str, Meta(min_length=1)]  # folder, GGUF file, hub id, or "embedded"
@@ -51,7 +57,13 @@ class CheckpointModel(Settings, tag_field="_target_", tag="vllm_mlx.runner.sourc
     sampling: SamplingDefaults
 
 
-class ToyModel(Settings, tag_field="_target_", tag="vllm_mlx.runner.toy.ToyModel"):
+class ToyModel(
+    Settings,
+    frozen=True,
+    kw_only=True,
+    tag_field="_target_",
+    tag="vllm_mlx.runner.toy.ToyModel",
+):
     """A deterministic model without weights."""
 
     script: str | None  # a file of replies; None: it makes up its own
@@ -59,7 +71,11 @@ class ToyModel(Settings, tag_field="_target_", tag="vllm_mlx.runner.toy.ToyModel
 
 
 class ContinuousScheduler(
-    Settings, tag_field="_target_", tag="vllm_mlx.scheduler.continuous.ContinuousScheduler"
+    Settings,
+    frozen=True,
+    kw_only=True,
+    tag_field="_target_",
+    tag="vllm_mlx.scheduler.continuous.ContinuousScheduler",
 ):
     """Decode rows and prefill chunks of many sequences in one step."""
 
@@ -72,7 +88,11 @@ class ContinuousScheduler(
 
 
 class SerialScheduler(
-    Settings, tag_field="_target_", tag="vllm_mlx.scheduler.serial.SerialScheduler"
+    Settings,
+    frozen=True,
+    kw_only=True,
+    tag_field="_target_",
+    tag="vllm_mlx.scheduler.serial.SerialScheduler",
 ):
     """One sequence at a time."""
 
@@ -80,22 +100,40 @@ class SerialScheduler(
     prefill_chunk_tokens: Positive
 
 
-class BlockPool(Settings):
+class BlockPool(Settings, frozen=True, kw_only=True):
     """What every option of the cache group says of its blocks."""
 
     block_tokens: Annotated[int, Meta(ge=1, le=1024)]
     memory_gib: PositiveFloat | Literal["auto"]  # auto: what weights and a reserve leave free
 
 
-class PagedCache(BlockPool, tag_field="_target_", tag="vllm_mlx.cache.paged.PagedCache"):
+class PagedCache(
+    BlockPool,
+    frozen=True,
+    kw_only=True,
+    tag_field="_target_",
+    tag="vllm_mlx.cache.paged.PagedCache",
+):
     """Keys and values in blocks of one pool."""
 
 
-class NoCache(BlockPool, tag_field="_target_", tag="vllm_mlx.cache.none.NoCache"):
+class NoCache(
+    BlockPool,
+    frozen=True,
+    kw_only=True,
+    tag_field="_target_",
+    tag="vllm_mlx.cache.none.NoCache",
+):
     """The same pool, but nothing is remembered after a sequence ends."""
 
 
-class ApiSettings(Settings, tag_field="_target_", tag="vllm_mlx.api.app.create_app"):
+class ApiSettings(
+    Settings,
+    frozen=True,
+    kw_only=True,
+    tag_field="_target_",
+    tag="vllm_mlx.api.app.create_app",
+):
     """The HTTP surface: where it listens, who may call, and its limits."""
 
     host: str
@@ -117,7 +155,7 @@ class ApiSettings(Settings, tag_field="_target_", tag="vllm_mlx.api.app.create_a
     drain_seconds: Annotated[float, Meta(ge=0)]
 
 
-class ServerSettings(Settings):
+class ServerSettings(Settings, frozen=True, kw_only=True):
     """The whole tree of ``conf/server.yaml``."""
 
     model: CheckpointModel | ToyModel

@@ -1,0 +1,78 @@
+"""Composed configuration -> checked settings -> running parts: the only room that may import every
+other one, and the only caller of ``hydra.utils.instantiate``. Values and limits are not here.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vllm_mlx.engine.base import Engine
+from vllm_mlx.errors import ConfigError, VllmMlxError
+from vllm_mlx.settings import ServerSettings, Settings
+
+
+@dataclass(frozen=True)
+class Server:
+    """What `serve` runs: an ASGI application over an engine, not started yet."""
+
+    settings: ServerSettings
+    engine: Engine
+    app: Any  # ASGI 3; its lifespan starts and stops the engine
+
+
+def load_settings(cfg: DictConfig) -> ServerSettings:
+    """The composed tree as checked values. Raises ConfigError with the path of the first fault."""
+    try:
+        tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0], error.full_key) from error
+    try:
+        return msgspec.convert(tree, ServerSettings)
+    except msgspec.ValidationError as error:
+        raise config_error(str(error)) from error
+
+
+def config_error(message: str) -> ConfigError:
+    """msgspec says ``what - at `$.path` ``; we say the path first."""
+    what, _, where = message.partition(" - at `$")
+    return ConfigError(what, where.rstrip("`").lstrip(".") or None)
+
+
+def build_part(node: DictConfig, settings: Settings) -> Any:
+    """The object that ``node._target_`` names. Nested settings arrive as their typed Structs.
+
+    Raises what the constructor raised (VllmMlxError), or ConfigError.
+    """
+    fields = {name: getattr(settings, name) for name in settings.__struct_fields__}
+    nested = {name: value for name, value in fields.items() if isinstance(value, Settings)}
+    try:
+        return instantiate(node, _convert_="all", **nested)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, VllmMlxError):
+            raise error.__cause__ from None
+        target = node.get("_target_")
+        raise ConfigError(f"cannot build {target}: {error.__cause__ or error}") from error
+
+
+def build_engine(settings: ServerSettings, cfg: DictConfig) -> Engine:
+    """The engine of one model, not started: nothing is read from disk yet."""
+    from vllm_mlx.engine.engine import GenerationEngine
+
+    return GenerationEngine(
+        build_part(cfg.model, settings.model),
+        build_part(cfg.scheduler, settings.scheduler),
+        build_part(cfg.cache, settings.cache),
+    )
+
+
+def build_server(settings: ServerSettings, cfg: DictConfig) -> Server:
+    """Everything `serve` needs, wired."""
+    from vllm_mlx.api.app import create_app
+
+    engine = build_engine(settings, cfg)
+    return Server(settings, engine, create_app(engine, settings.api))
