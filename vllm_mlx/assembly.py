@@ -2,10 +2,12 @@
 other one, and the only caller of ``hydra.utils.instantiate``. Values and limits are not here.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import msgspec.inspect
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -38,9 +40,28 @@ def load_settings(cfg: DictConfig) -> ServerSettings:
 
 
 def config_error(message: str) -> ConfigError:
-    """msgspec says ``what - at `$.path` ``; we say the path first."""
+    """msgspec says ``what - at `$.path` ``; we say the path first, and the choices, if any."""
     what, _, where = message.partition(" - at `$")
-    return ConfigError(what, where.rstrip("`").lstrip(".") or None)
+    path = where.rstrip("`").lstrip(".")
+    if named := re.fullmatch(r"Object (contains unknown|missing required) field `(.+)`", what):
+        problem = "no such key" if named[1] == "contains unknown" else "missing"
+        return ConfigError(problem, f"{path}.{named[2]}" if path else named[2])
+    if choices := choices_at(path):
+        what = f"{what}: choose from {', '.join(choices)}"
+    return ConfigError(what, path or None)
+
+
+def choices_at(path: str) -> list[str]:
+    """The values allowed at a dotted path: targets or literals; empty if there is no such list."""
+    here = [msgspec.inspect.type_info(ServerSettings)]
+    for key in path.split("."):
+        nodes = [node for node in here if isinstance(node, msgspec.inspect.StructType)]
+        if key == "_target_":
+            return [str(node.tag) for node in nodes]
+        fields = [field.type for node in nodes for field in node.fields if field.name == key]
+        here = [member for kind in fields for member in getattr(kind, "types", (kind,))]
+    literals = [kind for kind in here if isinstance(kind, msgspec.inspect.LiteralType)]
+    return [str(value) for kind in literals for value in kind.values]
 
 
 def build_part(node: DictConfig, settings: Settings) -> Any:

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
-PositiveFloat = Annotated[float, Meta(gt=0)]
+PositiveFloat = Annotated[float, Meta(gt=0, le=1e12)]  # finite
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,7 +83,7 @@ class ContinuousScheduler(
     max_waiting: Annotated[int, Meta(ge=0)]  # beyond: 429
     step_tokens: Positive  # budget of one step, decode and prefill together
     prefill_chunk_tokens: Positive  # the most one prompt gets of a step
-    stretch: Annotated[float, Meta(ge=1)]  # a step with prefill against a pure decode step
+    stretch: Annotated[float, Meta(ge=1, le=1e6)]  # a step with prefill against a pure decode step
     target_itl_ms: PositiveFloat | None  # inter-token latency to aim at, instead of stretch
 
 
@@ -152,7 +152,7 @@ class ApiSettings(
     cors_origins: list[str]
     metrics: bool
     page: bool  # the built-in page at /
-    drain_seconds: Annotated[float, Meta(ge=0)]
+    drain_seconds: Annotated[float, Meta(ge=0, le=86400)]
 
 
 class ServerSettings(Settings, frozen=True, kw_only=True):

@@ -1,0 +1,16 @@
+"""Shared by every folder: composing the real configuration. Keep it small."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+
+Compose = Callable[..., DictConfig]
+
+
+@pytest.fixture(scope="session")
+def compose_config() -> Iterator[Compose]:
+    """``compose_config("cache=none", ...)``: the tree of server.yaml with these overrides."""
+    with initialize_config_module("vllm_mlx.conf", version_base="1.3"):
+        yield lambda *overrides: compose("server", overrides=list(overrides))
