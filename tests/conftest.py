@@ -4,7 +4,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from hydra import compose, initialize_config_module
+from hypothesis import settings
 from omegaconf import DictConfig
+
+# Two busy cores say nothing about the code: no limit on the time of an example.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 Compose = Callable[..., DictConfig]
 
