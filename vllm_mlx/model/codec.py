@@ -54,7 +54,7 @@ class HuggingFaceCodec:
             raise RequestError("The text is not valid Unicode (a lone surrogate).") from error
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of ids; those without a token add nothing. Raises RequestError if one is negative."""
+        """Text of ids; unknown ones add nothing. Raises RequestError if one is negative."""
         if any(token_id < 0 for token_id in token_ids):
             raise RequestError("A token id cannot be negative.")
         known = [t for t in token_ids if t < len(self.token_bytes_table())]
