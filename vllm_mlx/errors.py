@@ -10,6 +10,7 @@ VllmMlxError
 │   └── TemplateFailed       the chat template refused the messages
 ├── CapacityError            not now (429 or 503), with retry_after_seconds
 │   └── QueueFull
+├── RequestTimedOut          the request's own time limit, or the operator's, has passed (504)
 ├── GenerationFailed         this sequence failed, the others go on (500)
 └── EngineStopped            starting, draining, stopped or dead (503)
 """
@@ -90,6 +91,14 @@ class CapacityError(VllmMlxError):
 
 class QueueFull(CapacityError):
     """The waiting queue is at its cap."""
+
+
+class RequestTimedOut(VllmMlxError):
+    """The answer took longer than the request or the operator allows."""
+
+    def __init__(self, limit_seconds: float) -> None:
+        super().__init__(f"The answer took longer than {limit_seconds:g} seconds.")
+        self.limit_seconds = limit_seconds
 
 
 class GenerationFailed(VllmMlxError):

@@ -21,6 +21,7 @@ from vllm_mlx.dialect.logprobs import to_chat_logprobs
 from vllm_mlx.dialect.sampling import (
     SHARED_UNSUPPORTED,
     check_choices,
+    check_room,
     check_unsupported,
     is_filled,
     is_given,
@@ -40,6 +41,7 @@ from vllm_mlx.wire.openai_chat import (
     ChatCompletion,
     ChatFunctionPiece,
     ChatLogprobs,
+    ChatMessage,
     ChatRequest,
     ChatToolCallPiece,
 )
@@ -95,25 +97,43 @@ def _check_tools(body: ChatRequest) -> None:
 
 def to_template(body: ChatRequest) -> TemplateCall:
     """What the chat template is given."""
-    if body.continue_final_message and body.add_generation_prompt:
-        raise RequestError(
-            "'continue_final_message' and 'add_generation_prompt' cannot both be true.",
-            param="continue_final_message",
-            code="invalid_value",
-        )
     named = {
         "reasoning_effort": body.reasoning_effort,
         "verbosity": body.verbosity,
         "enable_thinking": body.enable_thinking,
         "documents": body.documents,
     }
-    continues = bool(body.continue_final_message)
-    asked = body.add_generation_prompt
+    return to_template_call(
+        body.messages,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=bool(body.continue_final_message),
+        kwargs=body.chat_template_kwargs,
+        named=named,
+    )
+
+
+def to_template_call(
+    messages: Sequence[ChatMessage],
+    *,
+    add_generation_prompt: bool | None,
+    continue_final_message: bool,
+    kwargs: dict[str, Any] | None,
+    named: dict[str, Any],
+) -> TemplateCall:
+    """A turn that is continued gets no generation prompt, unless both are asked: then a 400."""
+    if continue_final_message and add_generation_prompt:
+        raise RequestError(
+            "'continue_final_message' and 'add_generation_prompt' cannot both be true.",
+            param="continue_final_message",
+            code="invalid_value",
+        )
+    if add_generation_prompt is None:
+        add_generation_prompt = not continue_final_message
     return TemplateCall(
-        messages=to_template_messages(body.messages),
-        add_generation_prompt=not continues if asked is None else asked,
-        continue_final_message=continues,
-        template_arguments=to_template_arguments(body.chat_template_kwargs, named),
+        messages=to_template_messages(messages),
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+        template_arguments=to_template_arguments(kwargs, named),
     )
 
 
@@ -122,6 +142,7 @@ def to_generations(
 ) -> list[Generation]:
     """One Generation per choice."""
     prompt = tuple(prompt_ids)
+    check_room(len(prompt), 1, card, "messages")
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     sampling = to_sampling(body, card.sampling_defaults, card.vocab_tokens)
     stopping = to_stopping(body, asked, limits, card.vocab_tokens)

@@ -23,6 +23,7 @@ from vllm_mlx.dialect.logprobs import LegacyLogprobs
 from vllm_mlx.dialect.sampling import (
     SHARED_UNSUPPORTED,
     check_choices,
+    check_room,
     check_token_ids,
     check_unsupported,
     is_filled,
@@ -108,6 +109,10 @@ def to_generations(
 ) -> list[Generation]:
     """``samples_per_prompt`` Generations for each prompt, prompt by prompt."""
     check_choices(body, limits)
+    for ids in prompts:
+        if not ids:
+            raise _invalid("prompt", "must not be empty.")
+        check_room(len(ids), 0 if body.max_tokens == 0 else 1, card, "prompt")
     asked = body.max_tokens
     if asked is None and limits.default_max_tokens is None:
         asked = max(DEFAULT_MAX_TOKENS, body.min_tokens or 0)
@@ -242,7 +247,8 @@ class CompletionFold:
         for prompt in range(self._prompts):
             block = range(prompt * self._samples, (prompt + 1) * self._samples)
             best = rank_choices(block, finished) if self._samples > self._keep else block
-            kept.extend(self._choice(i, len(kept) + k) for k, i in enumerate(best[: self._keep]))
+            for held in best[: self._keep]:
+                kept.append(self._choice(held, len(kept)))
         usage = sum_usage(finished, self._samples)
         return Completion(self._id, self._created, self._model, kept, usage=usage)
 

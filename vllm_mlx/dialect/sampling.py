@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from vllm_mlx.core.card import ModelCard
 from vllm_mlx.core.generation import Sampling, Stopping
 from vllm_mlx.dialect.base import RequestLimits
-from vllm_mlx.errors import RequestError, UnsupportedField
+from vllm_mlx.errors import PromptTooLong, RequestError, UnsupportedField
 from vllm_mlx.wire.openai_sampling import SamplingFields
 
 SEED_LOW, SEED_HIGH = -(2**63), 2**64 - 1
@@ -81,6 +82,12 @@ def check_choices(body: SamplingFields, limits: RequestLimits) -> int:
                 code="integer_above_max_value",
             )
     return body.n or 1
+
+
+def check_room(prompt_tokens: int, completion_tokens: int, card: ModelCard, param: str) -> None:
+    """Raise PromptTooLong unless the context holds the prompt and so many tokens more."""
+    if prompt_tokens + completion_tokens > card.context_tokens:
+        raise PromptTooLong(prompt_tokens, card.context_tokens, param)
 
 
 def to_sampling(body: SamplingFields, defaults: Mapping[str, float], vocab_tokens: int) -> Sampling:
