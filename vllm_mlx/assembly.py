@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vllm_mlx.api.app import Application, create_app
 from vllm_mlx.engine.base import Engine
 from vllm_mlx.errors import ConfigError, VllmMlxError
 from vllm_mlx.settings import ServerSettings, Settings
@@ -24,7 +25,7 @@ class Server:
 
     settings: ServerSettings
     engine: Engine
-    app: Any  # ASGI 3; its lifespan starts and stops the engine
+    app: Application  # its lifespan starts and stops the engine
 
 
 def load_settings(cfg: DictConfig) -> ServerSettings:
@@ -93,7 +94,5 @@ def build_engine(settings: ServerSettings, cfg: DictConfig) -> Engine:
 
 def build_server(settings: ServerSettings, cfg: DictConfig) -> Server:
     """Everything `serve` needs, wired."""
-    from vllm_mlx.api.app import create_app
-
     engine = build_engine(settings, cfg)
     return Server(settings, engine, create_app(engine, settings.api))

@@ -41,8 +41,13 @@ class UsageError(Exception):
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command line and leave. Exit codes: 0, 1 (configuration, model), 2 (usage)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    main_errors(lambda: run(words))
+
+
+def main_errors(action: Callable[[], int]) -> NoReturn:
+    """Leave with the exit code of ``action``, or say in one line why not."""
     try:
-        sys.exit(run(words))
+        sys.exit(action())
     except UsageError as error:
         leave(str(error), 2)
     except VllmMlxError as error:

@@ -1,0 +1,53 @@
+"""The start-up plan: what was loaded, how it will run and where, for the person who started it."""
+
+from vllm_mlx import __version__
+from vllm_mlx.core.card import EngineStatus, ModelCard
+from vllm_mlx.model.blas import BlasReport
+from vllm_mlx.settings import ServerSettings
+
+# The only implementation so far, on every backend.
+ATTENTION = "plain MLX: gather the blocks, then attend (no paged kernel yet)"
+MODES = {"token_rows": "token rows", "rows": "row mode", "toy": "toy"}
+
+
+def gib(count: int) -> str:
+    """Bytes for a person: 0.52 GiB, 37 MiB, 12 KiB."""
+    if count >= 2**30 // 10:
+        return f"{count / 2**30:.2f} GiB"
+    return f"{count / 2**20:.0f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+
+
+def table(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(f"  {name:<11}{text}" for name, text in rows)
+
+
+def memory_text(card: ModelCard, status: EngineStatus, settings: ServerSettings) -> str:
+    capacity = status.kv_capacity_tokens
+    pool = gib(capacity * card.kv_bytes_per_token)
+    blocks = settings.cache.block_tokens
+    each = gib(card.kv_bytes_per_token)
+    return (
+        f"weights {gib(card.weights_bytes)}; KV pool up to {pool} = {capacity:,} tokens "
+        f"({each} a token, blocks of {blocks}), grows with use"
+    )
+
+
+def start_up_plan(
+    card: ModelCard,
+    status: EngineStatus,
+    settings: ServerSettings,
+    blas: BlasReport,
+    url: str,
+) -> str:
+    """Several lines of text, the URL last."""
+    rows = [
+        ("model", f"{card.id} ({card.architecture}), context {card.context_tokens:,} tokens"),
+        ("mode", f"{MODES[card.mode]}: {card.mode_reason}"),
+        ("dtype", card.dtype),
+        ("memory", memory_text(card, status, settings)),
+        ("attention", ATTENTION),
+        ("BLAS", blas.text),
+        *(("note", note) for note in card.notes),
+        ("URL", url),
+    ]
+    return f"vllm-mlx {__version__} is ready\n{table(rows)}"
