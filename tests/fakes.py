@@ -237,9 +237,7 @@ def entry(token_id: int, codec: ByteCodec, top: int, logprob: float | None = -0.
     return TokenLogprob(token_id, text, raw, logprob, tops if logprob is not None else ())
 
 
-def say(
-    *pieces: str, seconds: float = 0.0, reason: str = "stop", end: bool = True
-) -> Player:
+def say(*pieces: str, seconds: float = 0.0, reason: str = "stop", end: bool = True) -> Player:
     """Answers with these pieces, one delta each, honouring max_tokens and logprobs."""
 
     async def play(stream: FakeStream) -> None:

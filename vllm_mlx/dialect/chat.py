@@ -1,4 +1,4 @@
-"""``/v1/chat/completions``: request to Generations, deltas to chunks, chunks to the answer."""
+"""``/v1/chat/completions``: request to Generations, deltas to chunks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,16 +31,10 @@ from vllm_mlx.dialect.sampling import (
 from vllm_mlx.dialect.usage import sum_usage, to_usage
 from vllm_mlx.errors import RequestError, UnsupportedField
 from vllm_mlx.wire.openai_chat import (
-    ChatAnswerFunction,
-    ChatAnswerMessage,
-    ChatAnswerToolCall,
-    ChatChoice,
     ChatChunk,
     ChatChunkChoice,
     ChatChunkDelta,
-    ChatCompletion,
     ChatFunctionPiece,
-    ChatLogprobs,
     ChatMessage,
     ChatRequest,
     ChatToolCallPiece,
@@ -204,7 +198,7 @@ class ChatStream:
         if not self._include_usage:
             return []
         usage = sum_usage(self._finished, self._choices)
-        return [ChatChunk(self._id, self._created, self._model, [], usage=usage)]
+        return [self._wrap([], usage)]
 
     def _wants(self, delta: TextDelta) -> bool:
         return self._logprobs and bool(delta.logprobs)
@@ -224,13 +218,19 @@ class ChatStream:
         return self._chunk(ChatChunkChoice(choice, delta))
 
     def _chunk(self, choice: ChatChunkChoice) -> ChatChunk:
-        if not self._include_usage:
-            return ChatChunk(self._id, self._created, self._model, [choice])
-        usage = self._running_usage() if self._usage_so_far else None
-        return ChatChunk(self._id, self._created, self._model, [choice], usage=usage)
+        usage: OpenAIUsage | UnsetType | None = UNSET
+        if self._usage_so_far:
+            usage = to_usage(self._prompt_tokens, self._completion_tokens)
+        elif self._include_usage:
+            usage = None
+        return self._wrap([choice], usage)
 
-    def _running_usage(self) -> OpenAIUsage:
-        return to_usage(self._prompt_tokens, self._completion_tokens)
+    def _wrap(
+        self, choices: list[ChatChunkChoice], usage: OpenAIUsage | UnsetType | None
+    ) -> ChatChunk:
+        return ChatChunk(
+            id=self._id, created=self._created, model=self._model, choices=choices, usage=usage
+        )
 
 
 def _piece(delta: ToolCallDelta) -> ChatToolCallPiece:
@@ -243,71 +243,3 @@ def _piece(delta: ToolCallDelta) -> ChatToolCallPiece:
             name=UNSET if delta.name is None else delta.name, arguments=delta.arguments
         ),
     )
-
-
-class _ChoiceFold:
-    """One choice, put together from its chunks."""
-
-    def __init__(self) -> None:
-        self.content: list[str] = []
-        self.reasoning: list[str] = []
-        self.calls: dict[int, ChatAnswerToolCall] = {}
-        self.logprobs: ChatLogprobs | None = None
-        self.finish_reason: str | None = None
-        self.stop_reason: str | int | UnsetType = UNSET
-
-    def add(self, piece: ChatChunkChoice) -> None:
-        delta = piece.delta
-        if isinstance(delta.content, str):
-            self.content.append(delta.content)
-        if isinstance(delta.reasoning_content, str):
-            self.reasoning.append(delta.reasoning_content)
-        if isinstance(delta.tool_calls, list):
-            for call in delta.tool_calls:
-                self._add_call(call)
-        if piece.logprobs is not None:
-            self.logprobs = self.logprobs or ChatLogprobs(content=[])
-            self.logprobs.content.extend(piece.logprobs.content)
-        if piece.finish_reason is not None:
-            self.finish_reason, self.stop_reason = piece.finish_reason, piece.stop_reason
-
-    def _add_call(self, call: ChatToolCallPiece) -> None:
-        held = self.calls.get(call.index)
-        if held is None:
-            held = self.calls[call.index] = ChatAnswerToolCall("", ChatAnswerFunction("", ""))
-        if isinstance(call.id, str):
-            held.id += call.id
-        if isinstance(call.function.name, str):
-            held.function.name += call.function.name
-        held.function.arguments += call.function.arguments
-
-    def choice(self, index: int) -> ChatChoice:
-        calls = [self.calls[i] for i in sorted(self.calls)]
-        text = "".join(self.content)
-        message = ChatAnswerMessage(
-            content=None if calls and not text else text,
-            reasoning_content="".join(self.reasoning) if self.reasoning else UNSET,
-            tool_calls=calls or UNSET,
-        )
-        return ChatChoice(index, message, self.finish_reason, self.logprobs, self.stop_reason)
-
-
-class ChatFold:
-    """Chunks to the whole answer."""
-
-    def __init__(self, body: ChatRequest, *, id: str, created: int, model: str) -> None:
-        self._id, self._created, self._model = id, created, model
-        self._wants_logprobs = bool(body.logprobs)
-        self._choices = [_ChoiceFold() for _ in range(body.n or 1)]
-
-    def add(self, chunk: ChatChunk) -> None:
-        for piece in chunk.choices:
-            self._choices[piece.index].add(piece)
-
-    def body(self, finished: dict[int, Finished]) -> ChatCompletion:
-        choices = [fold.choice(i) for i, fold in enumerate(self._choices)]
-        if self._wants_logprobs:
-            for choice in choices:
-                choice.logprobs = choice.logprobs or ChatLogprobs(content=[])
-        usage = sum_usage(finished, len(self._choices))
-        return ChatCompletion(self._id, self._created, self._model, choices, usage)

@@ -39,6 +39,7 @@ from vllm_mlx.wire.openai_completions import (
     CompletionLogprobs,
     CompletionRequest,
 )
+from vllm_mlx.wire.openai_sampling import OpenAIUsage
 
 COMPLETION_UNSUPPORTED = SHARED_UNSUPPORTED | {"suffix": is_filled, "prompt_embeds": is_given}
 DEFAULT_MAX_TOKENS = 16  # OpenAI's documented default of this endpoint
@@ -189,7 +190,7 @@ class CompletionStream:
         if not self._include_usage:
             return []
         usage = sum_usage(self._finished, self._samples)
-        return [Completion(self._id, self._created, self._model, [], usage=usage)]
+        return [self._wrap([], usage)]
 
     def _prompt_text(self, choice: int) -> str:
         return self._prompt_texts[choice // self._samples]
@@ -203,20 +204,27 @@ class CompletionStream:
         self._finished[choice] = end
         matched: str | int | UnsetType = UNSET if end.stop_match is None else end.stop_match
         piece = CompletionChoice(choice, "", finish_reason=end.reason, stop_reason=matched)
-        return self._wrap(piece)
+        return self._piece(piece)
 
     def _chunk(
         self, choice: int, text: str, logprobs: CompletionLogprobs | None = None
     ) -> Completion:
-        return self._wrap(CompletionChoice(choice, text, logprobs))
+        return self._piece(CompletionChoice(choice, text, logprobs))
 
-    def _wrap(self, piece: CompletionChoice) -> Completion:
-        if not self._include_usage:
-            return Completion(self._id, self._created, self._model, [piece])
-        usage = None
+    def _piece(self, piece: CompletionChoice) -> Completion:
+        usage: OpenAIUsage | UnsetType | None = UNSET
         if self._usage_so_far:
             usage = to_usage(self._prompt_tokens, self._completion_tokens)
-        return Completion(self._id, self._created, self._model, [piece], usage=usage)
+        elif self._include_usage:
+            usage = None
+        return self._wrap([piece], usage)
+
+    def _wrap(
+        self, choices: list[CompletionChoice], usage: OpenAIUsage | UnsetType | None
+    ) -> Completion:
+        return Completion(
+            id=self._id, created=self._created, model=self._model, choices=choices, usage=usage
+        )
 
 
 class CompletionFold:
@@ -250,7 +258,9 @@ class CompletionFold:
             for held in best[: self._keep]:
                 kept.append(self._choice(held, len(kept)))
         usage = sum_usage(finished, self._samples)
-        return Completion(self._id, self._created, self._model, kept, usage=usage)
+        return Completion(
+            id=self._id, created=self._created, model=self._model, choices=kept, usage=usage
+        )
 
     def _choice(self, held: int, index: int) -> CompletionChoice:
         choice = self._choices[held]

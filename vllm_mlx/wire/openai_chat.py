@@ -214,14 +214,14 @@ class ChatChunkChoice(Struct, frozen=True, gc=False):
     stop_reason: str | int | UnsetType = UNSET  # the stop string or token id that was hit
 
 
-class ChatChunk(Struct, frozen=True, gc=False):
+class ChatChunk(Struct, frozen=True, gc=False, kw_only=True):
     """One ``data:`` frame of a streamed answer."""
 
     id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
     model: str
     choices: list[ChatChunkChoice]
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     usage: OpenAIUsage | UnsetType | None = UNSET  # null in all but the last, where asked
 
 
@@ -236,9 +236,9 @@ class ChatAnswerToolCall(Struct):
     type: Literal["function"] = "function"
 
 
-class ChatAnswerMessage(Struct):
-    content: str | None
+class ChatAnswerMessage(Struct, kw_only=True):
     role: Literal["assistant"] = "assistant"
+    content: str | None
     refusal: str | None = None
     reasoning_content: str | UnsetType = UNSET
     tool_calls: list[ChatAnswerToolCall] | UnsetType = UNSET
@@ -252,12 +252,12 @@ class ChatChoice(Struct):
     stop_reason: str | int | UnsetType = UNSET
 
 
-class ChatCompletion(Struct):
+class ChatCompletion(Struct, kw_only=True):
     """The whole answer."""
 
     id: str
+    object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
     choices: list[ChatChoice]
     usage: OpenAIUsage
-    object: Literal["chat.completion"] = "chat.completion"

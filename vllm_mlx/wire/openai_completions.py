@@ -39,12 +39,12 @@ class CompletionChoice(Struct):
     stop_reason: str | int | UnsetType = UNSET
 
 
-class Completion(Struct):
+class Completion(Struct, kw_only=True):
     """The whole answer, or one chunk of it."""
 
     id: str
+    object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
     choices: list[CompletionChoice]
-    object: Literal["text_completion"] = "text_completion"
     usage: OpenAIUsage | UnsetType | None = UNSET

@@ -11,6 +11,7 @@ from vllm_mlx.api.exchange import exchange_of
 from vllm_mlx.api.request_id import new_id
 from vllm_mlx.api.services import Services
 from vllm_mlx.dialect import chat
+from vllm_mlx.dialect.chat_fold import ChatFold
 from vllm_mlx.wire.openai_chat import ChatRequest
 
 CHAT = BodyType(ChatRequest)
@@ -42,7 +43,7 @@ class ChatResource:
         reply = chat.ChatStream(
             body, id=id, created=created, model=model, prompt_tokens=len(prompt_ids)
         )
-        fold = chat.ChatFold(body, id=id, created=created, model=model)
+        fold = ChatFold(body, id=id, created=created, model=model)
         await own.responder.respond(req, resp, question, reply, fold)
 
     async def _render(self, call: chat.TemplateCall) -> list[int]:
