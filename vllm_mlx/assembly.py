@@ -11,7 +11,7 @@ import msgspec.inspect
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from vllm_mlx.api.app import Application, create_app
 from vllm_mlx.engine.base import Engine
@@ -32,6 +32,8 @@ def load_settings(cfg: DictConfig) -> ServerSettings:
     """The composed tree as checked values. Raises ConfigError with the path of the first fault."""
     try:
         tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError("needs a value", error.full_key) from error
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0], error.full_key) from error
     try:

@@ -4,6 +4,7 @@ What a flag means is in ``flags.py``; what a verb does is in ``commands/``.
 """
 
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -32,6 +33,9 @@ HYDRA_FLAGS = {
     **dict.fromkeys(("--resolve", "--hydra-help", "--shell-completion", "-sc"), 0),
     **dict.fromkeys(("--multirun", "-m", "--run", "-r"), 0),
 }
+
+# A dotted key or a group, then a value; only a deletion may do without one.
+OVERRIDE = re.compile(r"\+{0,2}[A-Za-z_][\w.@/:$-]*=|~[A-Za-z_]")
 
 
 class UsageError(Exception):
@@ -108,9 +112,7 @@ def is_option(word: str) -> bool:
 
 def is_override(word: str) -> bool:
     """``key=value``, ``+key=value`` or ``~key``, and not a path that happens to contain ``=``."""
-    if word.startswith(("/", "./", "../", "~/")):
-        return False
-    return word.startswith(("+", "~")) or ("=" in word and not os.path.exists(word))
+    return bool(OVERRIDE.match(word)) and not os.path.exists(word)
 
 
 def serve_words(words: list[str]) -> list[str]:
@@ -230,15 +232,18 @@ def run_hydra(take: Callable[[], None], words: list[str]) -> None:
 
 def explain(error: Exception) -> ConfigError:
     """Hydra's, OmegaConf's or YAML's complaint as one line."""
+    from hydra.errors import OverrideParseException
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
+    if isinstance(error, OverrideParseException):
+        return ConfigError(str(error).splitlines()[0], error.override)
     cause = error.__cause__
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
         return unknown_key(cause.full_key, list(cause.parent_node or ()))
     if isinstance(cause, Exception) and getattr(cause, "full_key", None):
         return ConfigError(str(cause).splitlines()[0], str(getattr(cause, "full_key", "")))
-    lines = [line.strip() for line in str(error).split("Config search path:")[0].splitlines()]
-    return ConfigError("; ".join(line for line in lines if line).replace(":;", ":"))
+    text = str(error).split("Config search path:")[0].strip()
+    return ConfigError(re.sub(r"\n\s*\n?", "; ", re.sub(r"\n\t", ", ", text)).replace(":,", ":"))
 
 
 def unknown_key(path: str, siblings: list[object]) -> ConfigError:
@@ -249,10 +254,10 @@ def unknown_key(path: str, siblings: list[object]) -> ConfigError:
 
 
 def doctor(words: list[str]) -> int:
-    from vllm_mlx.commands.doctor import doctor as examine
-
     if len(words) > 1 or any(is_option(word) for word in words):
         raise UsageError("usage: vllm-mlx doctor [MODEL]")
+    from vllm_mlx.commands.doctor import doctor as examine
+
     return examine(words[0] if words else None)
 
 
