@@ -18,6 +18,10 @@ class Shape(Struct):
     by_tag: dict[str, "Shape"] = {}
 
 
+# Their members are options of the transport: one that is not known cannot change the answer.
+OPAQUE = frozenset({"stream_options"})
+
+
 def shape_of(type_: Any) -> Shape | None:
     """The shape of a Struct, or of the Structs in a list or union; None where any field goes."""
     return _shape(inspect.type_info(type_))
@@ -40,7 +44,11 @@ def _shape(info: inspect.Type) -> Shape | None:
 
 def _struct(info: inspect.StructType) -> Shape:
     names = {field.encode_name for field in info.fields}
-    below = {field.encode_name: shape for field in info.fields if (shape := _shape(field.type))}
+    below = {
+        field.encode_name: shape
+        for field in info.fields
+        if field.encode_name not in OPAQUE and (shape := _shape(field.type)) is not None
+    }
     if info.tag_field is None:
         return Shape(frozenset(names), below)
     own = Shape(frozenset(names | {info.tag_field}), below)

@@ -123,7 +123,7 @@ def to_template_arguments(
     for name in kwargs or {}:
         if name in RESERVED_ARGUMENTS:
             raise RequestError(
-                f"'{name}' cannot be set through chat_template_kwargs.",
+                f"Invalid 'chat_template_kwargs.{name}': the server sets this argument itself.",
                 param=f"chat_template_kwargs.{name}",
                 code="invalid_value",
             )
