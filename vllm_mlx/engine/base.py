@@ -1,11 +1,14 @@
 """The engine as its callers see it. Everything above ``engine/`` is written against these protocols."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from vllm_mlx.core.card import EngineStatus, ModelCard
+from vllm_mlx.core.codec import TextCodec
 from vllm_mlx.core.delta import Delta
 from vllm_mlx.core.generation import Generation
+
+__all__ = ["DeltaStream", "Engine", "TextCodec"]
 
 
 class DeltaStream(Protocol):
@@ -23,31 +26,6 @@ class DeltaStream(Protocol):
 
     def abort(self) -> None:
         """Stop the sequence within one step and free what it holds. Safe to call twice or after the end."""
-        ...
-
-
-class TextCodec(Protocol):
-    """The served model's tokenizer and chat template. Thread-safe; calls may take milliseconds."""
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
-
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
-
-    def token_text(self, token_id: int) -> tuple[str, bytes]:
-        """Text and exact bytes of one token; text has U+FFFD where the bytes are not whole characters."""
-        ...
-
-    def render_chat(
-        self,
-        messages: list[dict[str, Any]],
-        *,
-        tools: list[dict[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        template_arguments: dict[str, Any] | None = None,
-        chat_template: str | None = None,
-    ) -> list[int]:
-        """Token ids of a conversation. Raises TemplateFailed with the template's own words."""
         ...
 
 
