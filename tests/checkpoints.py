@@ -223,9 +223,14 @@ def _for_tied_head(drawn: list[tuple[str, mx.array]], hidden: int) -> list[tuple
     return [(path, scale(path, value)) for path, value in drawn]
 
 
-def random_model(name: str, vocab_tokens: int = VOCAB_TOKENS, seed: int = 0) -> tuple[Any, dict]:
+def random_model(
+    name: str,
+    vocab_tokens: int = VOCAB_TOKENS,
+    seed: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+) -> tuple[Any, dict[str, Any]]:
     """An mlx-lm model of that model_type with drawn weights in float32, and its config."""
-    config = json.loads(json.dumps(dict(MODELS[name])))
+    config = json.loads(json.dumps({**MODELS[name], **(overrides or {})}))
     config |= {"model_type": name, "eos_token_id": END_TOKEN, "vocab_size": vocab_tokens}
     module = importlib.import_module(f"mlx_lm.models.{name}")
     mx.random.seed(seed)

@@ -19,8 +19,16 @@ class HuggingFaceCodec:
         *,
         chat_function: Callable[..., str] | None = None,
         vocab_rows: int = 0,
+        chat_template: str | None = None,
+        template_arguments: dict[str, Any] | None = None,
     ) -> None:
-        """``vocab_rows`` is how many ids the model can produce, if more than the tokenizer has."""
+        """``vocab_rows`` is how many ids the model can produce, if more than the tokenizer has.
+
+        ``chat_template`` stands in for the tokenizer's own; ``template_arguments`` are what a
+        request that is silent about them gets.
+        """
+        self._default_template = chat_template
+        self._default_arguments = template_arguments or {}
         self._tokenizer = tokenizer
         self._vocab_rows = vocab_rows
         self._fast = tokenizer.backend_tokenizer if tokenizer.is_fast else None
@@ -97,8 +105,8 @@ class HuggingFaceCodec:
             tools=tools,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            arguments=template_arguments,
-            chat_template=chat_template,
+            arguments={**self._default_arguments, **(template_arguments or {})},
+            chat_template=chat_template or self._default_template,
         )
         # The template writes the first token itself, where the model wants one
         return self.encode(text, add_special_tokens=False)

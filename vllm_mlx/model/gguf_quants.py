@@ -12,6 +12,8 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
+from vllm_mlx.errors import ModelError
+
 GROUP = 32  # values that share a scale
 Kind = GGMLQuantizationType
 Bytes = npt.NDArray[np.uint8]
@@ -140,7 +142,10 @@ def bits_of(kind: Kind) -> int:
 
 
 def _repack(raw: Bytes, kind: Kind) -> Affine:
-    values = dequantize(raw, kind).astype(np.float32)
+    try:
+        values = dequantize(raw, kind).astype(np.float32)
+    except (NotImplementedError, KeyError) as error:
+        raise ModelError(f"GGUF quantization {kind.name} is not supported") from error
     groups = values.reshape(len(values), -1, GROUP)
     low, high = groups.min(axis=-1), groups.max(axis=-1)
     scales = (high - low) / 255
@@ -150,7 +155,7 @@ def _repack(raw: Bytes, kind: Kind) -> Affine:
 
 
 def to_affine(raw: Bytes, kind: Kind) -> Affine:
-    """The affine form of whole rows of blocks. raw: [rows, bytes per row]."""
+    """The affine form of whole rows of blocks, [rows, bytes per row]. Raises ModelError."""
     return EXACT[kind][1](raw) if kind in EXACT else _repack(raw, kind)
 
 
