@@ -12,11 +12,13 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, NoReturn
 
 from vllm_mlx import __version__
-from vllm_mlx.errors import ConfigError, VllmMlxError
+from vllm_mlx.errors import ConfigError, UsageError, VllmMlxError
 from vllm_mlx.flags import FLAGS, Flag, FlagError, quoted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from vllm_mlx.model.blas import BlasReport
 
 LATER = {
     "bench": "benchmarking from the command line",
@@ -36,10 +38,6 @@ HYDRA_FLAGS = {
 
 # A dotted key or a group, then a value; only a deletion may do without one.
 OVERRIDE = re.compile(r"\+{0,2}[A-Za-z_][\w.@/:$-]*=|~[A-Za-z_]")
-
-
-class UsageError(Exception):
-    """The command line itself is wrong: one line, exit code 2."""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -180,9 +178,17 @@ def serve(words: list[str]) -> int:
     cfg = compose(serve_words(words))
     if cfg is None:  # --cfg, -sc, --info: Hydra has answered
         return 0
+    blas = place_blas()
     from vllm_mlx.commands.serve import serve as run_server
 
-    return run_server(cfg)
+    return run_server(cfg, blas)
+
+
+def place_blas() -> "BlasReport":
+    """Must run before the first import of mlx, and therefore before a command is imported."""
+    from vllm_mlx.model.blas import preload_openblas
+
+    return preload_openblas()
 
 
 def compose(words: list[str]) -> "DictConfig | None":
@@ -256,9 +262,10 @@ def unknown_key(path: str, siblings: list[object]) -> ConfigError:
 def doctor(words: list[str]) -> int:
     if len(words) > 1 or any(is_option(word) for word in words):
         raise UsageError("usage: vllm-mlx doctor [MODEL]")
+    blas = place_blas()
     from vllm_mlx.commands.doctor import doctor as examine
 
-    return examine(words[0] if words else None)
+    return examine(words[0] if words else None, blas)
 
 
 def models(words: list[str]) -> int:

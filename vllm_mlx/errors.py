@@ -1,6 +1,7 @@
 """The exception tree. Each carries data; wording for clients happens in ``api/errors.py``.
 
 VllmMlxError
+├── UsageError               the command line itself is wrong: exit code 2
 ├── ConfigError              a composed value is wrong: start-up ends, exit code 1
 ├── ModelError               a checkpoint cannot be found, read or run
 ├── RequestError             the caller's fault (400)
@@ -18,6 +19,10 @@ VllmMlxError
 
 class VllmMlxError(Exception):
     """Root of everything this package raises on purpose."""
+
+
+class UsageError(VllmMlxError):
+    """The command line itself is wrong, before any configuration: one line, exit code 2."""
 
 
 class ConfigError(VllmMlxError):

@@ -115,7 +115,9 @@ OTHER = "Other models and tools"
 GROUPS = (MODEL, NETWORK, SCHEDULING, CACHE, SAMPLING, SPECULATION, PARSING, OTHER)
 
 VISION, AUDIO, MANY = "image and video input", "audio", "serving several models"
-PREFIX, QUANTIZED = "prefix reuse", "a quantized KV cache"
+PREFIX_CAP = "a cap on reused prefixes alone (see cache.memory_gib)"
+OTHER_CACHE = "a cache of whole prompts (see cache=paged)"
+QUANTIZED = "a quantized KV cache"
 SSD, MTP, SPARSE = "the SSD tier", "MTP speculation", "sparse prefill"
 
 
@@ -253,21 +255,27 @@ FLAGS: tuple[Flag, ...] = (
         integer("cache.block_tokens"),
     ),
     missing("--max-cache-blocks", CACHE, "N", "a cap in blocks (see cache.memory_gib)"),
-    missing("--enable-prefix-cache", CACHE, None, PREFIX),
+    sets(
+        "--enable-prefix-cache",
+        CACHE,
+        None,
+        "find blocks of earlier prompts again (the default)",
+        fixed("cache=paged"),
+    ),
     sets(
         "--disable-prefix-cache",
         CACHE,
         None,
-        "remember nothing after a sequence ends",
+        "forget a sequence when it ends",
         fixed("cache=none"),
     ),
-    missing("--prefix-cache-size", CACHE, "N", PREFIX),
-    missing("--cache-memory-mb", CACHE, "MB", PREFIX),
-    missing("--cache-memory-percent", CACHE, "SHARE", PREFIX),
-    missing("--no-memory-aware-cache", CACHE, None, PREFIX),
-    missing("--prefix-trie-cache", CACHE, None, PREFIX),
-    missing("--prefix-trie-cache-size", CACHE, "N", PREFIX),
-    missing("--prefix-trie-cache-memory-mb", CACHE, "MB", PREFIX),
+    missing("--prefix-cache-size", CACHE, "N", PREFIX_CAP),
+    missing("--cache-memory-mb", CACHE, "MB", PREFIX_CAP),
+    missing("--cache-memory-percent", CACHE, "SHARE", PREFIX_CAP),
+    missing("--no-memory-aware-cache", CACHE, None, OTHER_CACHE),
+    missing("--prefix-trie-cache", CACHE, None, OTHER_CACHE),
+    missing("--prefix-trie-cache-size", CACHE, "N", PREFIX_CAP),
+    missing("--prefix-trie-cache-memory-mb", CACHE, "MB", PREFIX_CAP),
     missing("--kv-cache-quantization", CACHE, None, QUANTIZED),
     missing("--kv-cache-quantization-bits", CACHE, "BITS", QUANTIZED),
     missing("--kv-cache-quantization-group-size", CACHE, "N", QUANTIZED),

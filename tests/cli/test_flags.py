@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from tests.conftest import Compose
 from vllm_mlx.assembly import load_settings
-from vllm_mlx.cli import UsageError, serve_words
+from vllm_mlx.cli import serve_words
+from vllm_mlx.errors import UsageError
 from vllm_mlx.flags import FLAGS, GROUPS, quoted
 from vllm_mlx.usage import usage
 
@@ -68,6 +69,7 @@ WRITES: list[tuple[list[str], str, Any]] = [
     (["--use-paged-cache"], "cache", "PagedCache"),
     (["--paged-cache-block-size", "64"], "cache.block_tokens", 64),
     (["--disable-prefix-cache"], "cache", "NoCache"),
+    (["--disable-prefix-cache", "--enable-prefix-cache"], "cache", "PagedCache"),
     (["--default-temperature", "0.5"], "model.sampling.temperature", 0.5),
     (["--default-top-p", "0.5"], "model.sampling.top_p", 0.5),
     (["--default-top-k", "5"], "model.sampling.top_k", 5),

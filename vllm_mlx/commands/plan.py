@@ -1,20 +1,12 @@
 """The start-up plan: what was loaded, how it will run and where, for the person who started it."""
 
 from vllm_mlx import __version__
+from vllm_mlx.commands.machine import ATTENTION, backend_text, blas_text, gib, is_on_cpu
 from vllm_mlx.core.card import EngineStatus, ModelCard
 from vllm_mlx.model.blas import BlasReport
 from vllm_mlx.settings import ServerSettings
 
-# The only implementation so far, on every backend.
-ATTENTION = "plain MLX: gather the blocks, then attend (no paged kernel yet)"
 MODES = {"token_rows": "token rows", "rows": "row mode", "toy": "toy"}
-
-
-def gib(count: int) -> str:
-    """Bytes for a person: 0.52 GiB, 37 MiB, 12 KiB."""
-    if count >= 2**30 // 10:
-        return f"{count / 2**30:.2f} GiB"
-    return f"{count / 2**20:.0f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
 
 
 def table(rows: list[tuple[str, str]]) -> str:
@@ -43,10 +35,11 @@ def start_up_plan(
     rows = [
         ("model", f"{card.id} ({card.architecture}), context {card.context_tokens:,} tokens"),
         ("mode", f"{MODES[card.mode]}: {card.mode_reason}"),
+        ("backend", backend_text()),
         ("dtype", card.dtype),
         ("memory", memory_text(card, status, settings)),
         ("attention", ATTENTION),
-        ("BLAS", blas.text),
+        *([("BLAS", blas_text(blas))] if is_on_cpu() else []),
         *(("note", note) for note in card.notes),
         ("URL", url),
     ]

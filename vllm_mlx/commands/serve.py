@@ -17,13 +17,13 @@ from vllm_mlx.assembly import Server, build_server, load_settings
 from vllm_mlx.commands.plan import start_up_plan
 from vllm_mlx.errors import ConfigError
 from vllm_mlx.log import configure_logging
-from vllm_mlx.model.blas import preload_openblas
+from vllm_mlx.model.blas import BlasReport
 from vllm_mlx.settings import ApiSettings
 
 PORT_FAULTS = (errno.EPERM, errno.EACCES, errno.EADDRINUSE)
 
 
-def serve(cfg: DictConfig) -> int:
+def serve(cfg: DictConfig, blas: BlasReport) -> int:
     """Run until SIGINT or SIGTERM. Raises ConfigError, or ModelError if it never got ready.
 
     After SIGTERM the process ends by that signal, as service managers expect; what must happen
@@ -32,7 +32,6 @@ def serve(cfg: DictConfig) -> int:
     settings = load_settings(cfg)
     configure_logging(settings.log_level)
     quiet_what_we_tell_ourselves(settings.log_level)
-    blas = preload_openblas()  # before anything imports mlx
     listener = listen(settings.api)
     server = build_server(settings, cfg)
     url = public_url(settings.api.host, listener)
