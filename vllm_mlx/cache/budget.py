@@ -39,8 +39,8 @@ def plan_memory(
     blocks = kv_bytes // per_block
     if blocks * block_tokens < SMALLEST_TOKENS:
         raise ModelError(
-            f"{kv_bytes / GIB:.2f} GiB for keys and values hold {blocks * block_tokens} tokens, less"
-            f" than {SMALLEST_TOKENS}; raise cache.memory_gib or take a smaller model"
+            f"{kv_bytes / GIB:.2f} GiB for keys and values hold {blocks * block_tokens} tokens,"
+            f" less than {SMALLEST_TOKENS}; raise cache.memory_gib or take a smaller model"
         )
     return MemoryPlan(total, weights_bytes, kv_bytes, max(0, left - kv_bytes), blocks)
 

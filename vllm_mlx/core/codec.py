@@ -12,7 +12,7 @@ class TextCodec(Protocol):
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
 
     def token_text(self, token_id: int) -> tuple[str, bytes]:
-        """Text and exact bytes of one token; text has U+FFFD where the bytes are not whole characters."""
+        """Text and exact bytes of one token; U+FFFD where the bytes are not whole characters."""
         ...
 
     def render_chat(

@@ -1,4 +1,4 @@
-"""Sequence: one Generation while it runs. Host integers only; shared by scheduler, cache and runner."""
+"""Sequence: one Generation while it runs. Host integers only, shared by several rooms."""
 
 import secrets
 from typing import Literal

@@ -1,4 +1,4 @@
-"""The engine as its callers see it. Everything above ``engine/`` is written against these protocols."""
+"""The engine as its callers see it: all that is above it knows only these protocols."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
@@ -17,7 +17,7 @@ class DeltaStream(Protocol):
     def __aiter__(self) -> AsyncIterator[Delta]: ...
 
     async def __anext__(self) -> Delta:
-        """The next delta. Raises StopAsyncIteration after Finished, GenerationFailed or EngineStopped."""
+        """The next delta, up to Finished. Raises GenerationFailed or EngineStopped instead of it."""
         ...
 
     def take_ready(self) -> Sequence[Delta]:
@@ -25,7 +25,7 @@ class DeltaStream(Protocol):
         ...
 
     def abort(self) -> None:
-        """Stop the sequence within one step and free what it holds. Safe to call twice or after the end."""
+        """End the sequence within one step and free what it holds. Again: does nothing."""
         ...
 
 
@@ -48,12 +48,13 @@ class Engine(Protocol):
         ...
 
     async def stop(self, drain_seconds: float) -> None:
-        """Take no more work, let running sequences finish for so long, then abort the rest and end the thread."""
+        """Take no more work, let sequences finish for so long, abort the rest, end the thread."""
         ...
 
     def submit(self, generation: Generation) -> DeltaStream:
         """Queue one generation; never blocks.
 
-        Raises PromptTooLong, QueueFull, EngineStopped. ``stopping.max_tokens`` beyond the context is capped.
+        ``stopping.max_tokens`` beyond the context is capped. Raises PromptTooLong, QueueFull,
+        EngineStopped.
         """
         ...

@@ -6,6 +6,7 @@ Python; what ends at a token read late has one row computed for nothing.
 
 import logging
 import time
+from typing import Any
 
 import mlx.core as mx
 from msgspec import Struct
@@ -197,7 +198,7 @@ class EngineLoop:
             arrays = [*sampled.arrays(), *arrays]
         for _, rows in scored:
             arrays += [rows.chosen, rows.best_ids, rows.best]
-        mx.async_eval(*arrays)
+        mx.async_eval(arrays)  # type: ignore[no-untyped-call]
         for grant in plan.grants:
             grant.sequence.computed_tokens = grant.end
             grant.sequence.num_sampled += int(grant.samples)
@@ -238,8 +239,8 @@ class EngineLoop:
     def _emit(self, launched: Launched) -> None:
         """Read the step's results (this waits for the device) and hand them to their streams."""
         sampled = launched.sampled
-        tokens = sampled.tokens.tolist() if sampled else []
-        finite = sampled.finite.tolist() if sampled else []
+        tokens: Any = sampled.tokens.tolist() if sampled else []
+        finite: Any = sampled.finite.tolist() if sampled else []
         if sampled is None:
             mx.eval(self._runner.state())
         raws = _raw_logprobs(sampled.logprobs, len(tokens)) if sampled else []
@@ -325,7 +326,7 @@ class EngineLoop:
         self._runner.scrub(freed)
 
     def _recover(self, error: Exception, involved: list[Sequence]) -> None:
-        """A step failed as a whole. Alone in it means guilty; the others start over, suspects alone.
+        """A step failed as a whole. Alone in it means guilty; others start over, suspects alone.
 
         Keys and values are dropped, since a failed evaluation leaves no array to trust; every
         token that was read stays, so nobody sees a difference but time.
@@ -353,7 +354,9 @@ def _raw_logprobs(rows: LogprobRows | None, count: int) -> list[RawLogprob | Non
     """By row of the step: None for those that did not ask."""
     raws: list[RawLogprob | None] = [None] * count
     if rows is not None:
-        chosen, ids, best = rows.chosen.tolist(), rows.best_ids.tolist(), rows.best.tolist()
+        chosen: Any = rows.chosen.tolist()
+        ids: Any = rows.best_ids.tolist()
+        best: Any = rows.best.tolist()
         for i, row in enumerate(rows.rows):
             raws[row] = RawLogprob(chosen[i], ids[i], best[i])
     return raws

@@ -1,6 +1,7 @@
 """The typed hand-over between event loops and the engine thread."""
 
 import asyncio
+import contextlib
 from queue import Empty, SimpleQueue
 
 from msgspec import Struct
@@ -69,10 +70,8 @@ class Outbox:
         if not self._batch:
             return
         batch, self._batch = self._batch, []
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody is left to read
             self._loop.call_soon_threadsafe(_deliver, batch)
-        except RuntimeError:
-            pass  # the loop has closed: nobody is left to read
 
 
 def _deliver(batch: list[tuple[EngineStream, list[Delta | Exception]]]) -> None:

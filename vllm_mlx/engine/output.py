@@ -41,7 +41,7 @@ class OutputPipe:
         self._cumulative = 0.0
 
     def accept(self, token_id: int, raw: RawLogprob | None) -> list[Delta]:
-        """The sequence's next token, already in its ``output_ids``; the last delta may be Finished."""
+        """The sequence's next token, already in ``output_ids``; the last delta may be Finished."""
         self._pending_ids.append(token_id)
         if raw is not None:
             self._pending_logprobs.append(self._logprob(token_id, raw))
@@ -63,7 +63,7 @@ class OutputPipe:
         return self._delta(text) if text else []
 
     def accept_prompt(self, token_ids: list[int], raws: list[RawLogprob]) -> list[Delta]:
-        """Logprobs of the next prompt tokens (the first has none); PromptScored once all are here."""
+        """Logprobs of the next prompt tokens (the first has none); PromptScored at the end."""
         prompt = self._sequence.generation.prompt_ids
         if not self._prompt_logprobs:
             self._prompt_logprobs.append(

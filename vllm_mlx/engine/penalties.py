@@ -10,7 +10,7 @@ from vllm_mlx.core.sequence import Sequence
 
 
 class PenaltyTable:
-    """``counts`` [rows, vocab]: sampled tokens; ``prompts`` [rows, vocab]: 1 where in the prompt."""
+    """``counts`` [rows, vocab]: sampled tokens; ``prompts`` [rows, vocab]: in the prompt or not."""
 
     def __init__(self, vocab_tokens: int) -> None:
         self._vocab_tokens = vocab_tokens

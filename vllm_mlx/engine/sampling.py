@@ -96,7 +96,7 @@ def _choose(logits: mx.array, sequences: list[Sequence]) -> tuple[mx.array, mx.a
     second = _random(logits[mx.array(random)], [sequences[i] for i in random])
     order = [*greedy, *random]
     back = mx.array(sorted(range(len(order)), key=order.__getitem__))
-    tokens, finite = (mx.concatenate(pair)[back] for pair in zip(first, second, strict=True))
+    tokens, finite = (mx.concatenate(list(pair))[back] for pair in zip(first, second, strict=True))
     return tokens, finite
 
 
@@ -146,7 +146,7 @@ def keep_likely(
 
 
 def _kth_largest(weights: mx.array, limits: list[int]) -> mx.array:
-    """The ``limits[i]``-th largest weight of row i, or 0 where the limit is the vocabulary: [n, 1]."""
+    """The ``limits[i]``-th largest weight of row i, or 0 where that is no limit: [n, 1]."""
     vocab = weights.shape[-1]
     widest = max(limit for limit in limits if limit < vocab)
     descending = -mx.sort(-mx.topk(weights, widest, axis=-1), axis=-1)
@@ -193,7 +193,7 @@ def _logprobs(logits: mx.array, tokens: mx.array, sequences: list[Sequence]) -> 
 
 
 def score_tokens(logits: mx.array, tokens: mx.array, count: int, rows: list[int]) -> LogprobRows:
-    """Logprobs of ``tokens`` [m] under ``logits`` [m, vocab], and of the ``count`` best, in order."""
+    """Logprobs of ``tokens`` [m] under ``logits`` [m, vocab], and the ``count`` best in order."""
     logits = logits.astype(mx.float32)
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     chosen = mx.take_along_axis(logprobs, tokens[:, None].astype(mx.int32), axis=-1)[:, 0]

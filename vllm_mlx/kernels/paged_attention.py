@@ -5,6 +5,8 @@ Two ways to compute the same: ``fused`` hands the gathered keys and values to
 a CPU, where MLX has no fused kernel. Softmax is computed in float32 either way.
 """
 
+import itertools
+
 import mlx.core as mx
 
 from vllm_mlx.core.tiles import TILE_TOKENS
@@ -84,7 +86,7 @@ def attend_prefill(
 def causal_mask(
     start: int, tokens: int, keys_start: int, span: int, window_tokens: int | None
 ) -> mx.array:
-    """True where the query at ``start + i`` may see the key at ``keys_start + j``: [tokens, span]."""
+    """Whether the query at ``start + i`` may see the key at ``keys_start + j``: [tokens, span]."""
     query = mx.arange(start, start + tokens)[:, None]
     key = mx.arange(keys_start, keys_start + span)[None]
     seen = query >= key
@@ -95,7 +97,7 @@ def causal_mask(
 
 def _tiles(start: int, end: int) -> list[tuple[int, int]]:
     edges = [start, *range((start // TILE_TOKENS + 1) * TILE_TOKENS, end, TILE_TOKENS), end]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 def _attend_tile(

@@ -29,7 +29,7 @@ class PagedLayerCache:
         return None
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """``keys`` and ``values`` [rows, kv_heads, 1, head_dim] into the slabs; returned as they are."""
+        """Write ``keys`` and ``values`` [rows, kv_heads, 1, head_dim]; returned unchanged."""
         slots = self._current.slots
         slabs, index = self._slabs, self._index
         slabs.keys[index][slots] = keys.reshape(-1, keys.shape[-1])
@@ -39,8 +39,8 @@ class PagedLayerCache:
     def attend(self, queries: mx.array, scale: float, sinks: mx.array | None) -> mx.array:
         """``queries`` [rows, heads, 1, key_dim] -> [rows, heads, 1, value_dim]."""
         layout, spec = self._current, self._slabs.layers[self._index]
-        pieces = [*layout.groups, *layout.spans]
-        parts = self._padding_rows(queries, pieces[0].first, spec)
+        covered = layout.covered_rows
+        parts = self._padding_rows(queries, covered.start, spec)
         parts += [
             attend_decode(
                 queries[group.first : group.last],
@@ -65,7 +65,7 @@ class PagedLayerCache:
             )
             for span in layout.spans
         ]
-        parts += self._padding_rows(queries, queries.shape[0] - pieces[-1].last, spec)
+        parts += self._padding_rows(queries, queries.shape[0] - covered.stop, spec)
         return parts[0] if len(parts) == 1 else mx.concatenate(parts)
 
     @staticmethod

@@ -8,7 +8,7 @@ three sequences of uneven length decode in one batch and alone; equal logits mea
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx.nn.layers.base import Module
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from msgspec import Struct
 
@@ -36,7 +36,7 @@ class Finding(Struct, frozen=True):
 
 
 def find_mode(
-    model: nn.Module, vocab_tokens: int, block_tokens: int, fused: bool, wanted: str
+    model: Module, vocab_tokens: int, block_tokens: int, fused: bool, wanted: str
 ) -> Finding:
     """Run the probe. ``wanted`` is auto, token_rows or rows; what fails is never chosen."""
     refusal = "asked for by model.mode" if wanted == "rows" else None
@@ -57,7 +57,7 @@ def find_mode(
     return Finding("single_rows", f"{refusal}; {difference}")
 
 
-def layer_specs(model: nn.Module) -> list[LayerSpec] | str:
+def layer_specs(model: Module) -> list[LayerSpec] | str:
     """What each layer stores, read off a short run; or why the pool cannot hold it."""
     caches = make_prompt_cache(model)
     for cache in caches:
@@ -80,7 +80,7 @@ def layer_specs(model: nn.Module) -> list[LayerSpec] | str:
 
 
 def _token_rows_differ(
-    model: nn.Module, layers: list[LayerSpec], vocab_tokens: int, block_tokens: int, fused: bool
+    model: Module, layers: list[LayerSpec], vocab_tokens: int, block_tokens: int, fused: bool
 ) -> str | None:
     windows = [layer.window_tokens for layer in layers if layer.window_tokens]
     longest = min(max([SHORTEST_PROBE_TOKENS, *(w + 12 for w in windows)]), LONGEST_PROBE_TOKENS)
@@ -130,7 +130,7 @@ def _interleaved_logits(
     return [mx.concatenate(piece) for piece in pieces]
 
 
-def _batch_differs(model: nn.Module, vocab_tokens: int) -> str | None:
+def _batch_differs(model: Module, vocab_tokens: int) -> str | None:
     """Decode four tokens of three sequences in one batch and alone."""
     prompts = [_prompt(n, vocab_tokens, seed) for seed, n in enumerate(BATCH_LENGTHS)]
     reference = [_plain_logits(model, prompt)[-4:] for prompt in prompts]
@@ -154,7 +154,7 @@ def _batch_differs(model: nn.Module, vocab_tokens: int) -> str | None:
     return None
 
 
-def _plain_logits(model: nn.Module, prompt: tuple[int, ...]) -> mx.array:
+def _plain_logits(model: Module, prompt: tuple[int, ...]) -> mx.array:
     """Logits at every position through the model's own caches: [tokens, vocab]."""
     logits: mx.array = model(mx.array([prompt]), cache=make_prompt_cache(model))[0]
     mx.eval(logits)
@@ -172,7 +172,8 @@ def relative_gap(mine: mx.array, theirs: mx.array) -> float:
         return float("inf")
     mine, theirs = mine.astype(mx.float32), theirs.astype(mx.float32)
     spread = mx.maximum(mx.max(mx.abs(theirs - mx.mean(theirs, axis=-1, keepdims=True))), 1e-6)
-    gap = float((mx.max(mx.abs(mine - theirs)) / spread).item())
+    measured: Any = (mx.max(mx.abs(mine - theirs)) / spread).item()
+    gap = float(measured)
     return gap if gap == gap else float("inf")
 
 

@@ -27,7 +27,7 @@ class RowPadding(Struct, frozen=True):
     prefill_rows: int = TILE_TOKENS
 
     def cheap(self, rows: int) -> int:
-        """Rows to compute where only speed counts: a nearly empty tile costs as much as a full one."""
+        """Rows to compute where only speed counts: part of a tile costs as much as all of it."""
         return -(-rows // self.cheap_multiple) * self.cheap_multiple if rows < 12 else rows
 
 

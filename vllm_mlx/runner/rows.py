@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx.nn.layers.base import Module
 
 from vllm_mlx.core.sequence import Sequence
 from vllm_mlx.runner.base import Grant, Unread
@@ -53,7 +53,7 @@ class RowsRunner:
     """See ``runner.base.GenerationRunner``. ``batched`` is what the probe found to be right."""
 
     def __init__(
-        self, model: nn.Module, make_caches: Callable[[], LayerCaches], batched: bool
+        self, model: Module, make_caches: Callable[[], LayerCaches], batched: bool
     ) -> None:
         self._model, self._make_caches, self._batched = model, make_caches, batched
         self._alone: dict[int, LayerCaches] = {}
@@ -117,15 +117,20 @@ class RowsRunner:
             self._alone[number] = self._make_caches()
         caches = self._alone[number]
         if grant.is_decode:
-            return self._model(_last_tokens([grant], unread)[None], cache=caches)[0, -1:]
-        tokens = mx.array(grant.sequence.tokens_between(grant.start, grant.end))[None]
+            return self._call(_last_tokens([grant], unread), caches)[-1:]
+        tokens = mx.array(grant.sequence.tokens_between(grant.start, grant.end))
         if grant.scores:
-            return self._model(tokens, cache=caches)[0]
+            return self._call(tokens, caches)
         if not grant.samples:  # lazily: nobody asks for these logits, so no head is computed
-            return self._model(tokens, cache=caches)[0, :0]
+            return self._call(tokens, caches)[:0]
         if grant.count > 1:
-            self._model(tokens[:, :-1], cache=caches)
-        return self._model(tokens[:, -1:], cache=caches)[0, -1:]
+            self._call(tokens[:-1], caches)
+        return self._call(tokens[-1:], caches)
+
+    def _call(self, tokens: mx.array, caches: LayerCaches) -> mx.array:
+        """``tokens`` [n] of one sequence -> logits [n, vocab]."""
+        logits: mx.array = self._model(tokens[None], cache=caches)
+        return logits[0]
 
 
 def _last_tokens(grants: list[Grant], unread: Unread | None) -> mx.array:

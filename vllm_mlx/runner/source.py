@@ -12,9 +12,10 @@ from vllm_mlx.core.card import ModelCard
 from vllm_mlx.errors import ModelError
 from vllm_mlx.model.capabilities import Capabilities, read_capabilities
 from vllm_mlx.model.codec import HuggingFaceCodec
+from vllm_mlx.model.hub import Download
 from vllm_mlx.model.load import LoadedCheckpoint, load_checkpoint
 from vllm_mlx.model.progress import Progress
-from vllm_mlx.model.resolve import Download, find_embedded_gguf, resolve_model
+from vllm_mlx.model.resolve import find_embedded_gguf, resolve_model
 from vllm_mlx.runner.base import GenerationRunner, Loaded
 from vllm_mlx.runner.probe import Finding, find_mode
 from vllm_mlx.runner.row_padding import measure_padding
@@ -193,8 +194,8 @@ def _reason(finding: Finding) -> str:
 
 def logit_width(model: Any) -> int:
     """How many ids the model scores; found without computing anything."""
-    width: int = model(mx.zeros((1, 1), dtype=mx.int32)).shape[-1]
-    return width
+    logits: mx.array = model(mx.zeros((1, 1), dtype=mx.int32))
+    return logits.shape[-1]
 
 
 def _name_of(path: str) -> str:

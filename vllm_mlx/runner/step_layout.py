@@ -48,6 +48,13 @@ class LayerLayout(Struct, frozen=True):
     groups: list[DecodeGroup]
     spans: list[PrefillSpan]
 
+    @property
+    def covered_rows(self) -> range:
+        """All rows but the padding."""
+        edges = [(piece.first, piece.last) for piece in self.groups]
+        edges += [(piece.first, piece.last) for piece in self.spans]
+        return range(edges[0][0], edges[-1][1])
+
 
 class StepLayout:
     """Rows are: ``lead`` padding rows, decode grants by context length, prefill grants, padding.

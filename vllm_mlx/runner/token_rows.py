@@ -8,7 +8,7 @@ models may run like this is decided by ``probe.py``, not here.
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx.nn.layers.base import Module
 from msgspec import Struct
 
 from vllm_mlx.cache.slabs import KvSlabs, LayerSpec
@@ -19,15 +19,15 @@ from vllm_mlx.runner.row_padding import RowPadding
 from vllm_mlx.runner.step_layout import StepLayout
 
 
-class RowSelector(nn.Module):
+class RowSelector(Module):
     """Stands for the body of a model and passes only the chosen rows on to its head.
 
     The head (``lm_head`` or the tied embedding) is the largest product of a step, and only rows
     that are sampled need it. Everything else of the body is reached through it unchanged.
     """
 
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
+    def __init__(self, body: Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.body = body
         self._rows: mx.array | None = None
 
@@ -50,7 +50,7 @@ class TokenRowsRunner:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Module,
         layers: list[LayerSpec],
         block_tokens: int,
         capacity_blocks: int,
@@ -129,9 +129,9 @@ class TokenRowsRunner:
         return self._slabs.allocated_bytes
 
     @staticmethod
-    def _wrap_body(model: nn.Module) -> RowSelector | None:
+    def _wrap_body(model: Module) -> RowSelector | None:
         body = getattr(model, "model", None)
-        if not isinstance(body, nn.Module):
+        if not isinstance(body, Module):
             return None
         if isinstance(body, RowSelector):
             return body
@@ -142,7 +142,8 @@ class TokenRowsRunner:
     def _logits(self, inputs: mx.array, rows: list[int], exact_rows: int | None) -> mx.array:
         """Logits of ``rows``, padded for the head as the inputs are for the body."""
         if self._selector is None:
-            return self._model(inputs, cache=self._caches)[:, 0][mx.array(rows, dtype=mx.int32)]
+            everything: mx.array = self._model(inputs, cache=self._caches)
+            return everything[:, 0][mx.array(rows, dtype=mx.int32)]
         if exact_rows is None:
             total = self._padding.cheap(len(rows))
         else:
@@ -151,7 +152,7 @@ class TokenRowsRunner:
         every = chosen == list(range(inputs.shape[0]))
         self._selector.select(None if every else mx.array(chosen))
         try:
-            logits = self._model(inputs, cache=self._caches)
+            logits: mx.array = self._model(inputs, cache=self._caches)
         finally:
             self._selector.select(None)
         return logits[: len(rows), 0]
