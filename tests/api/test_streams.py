@@ -154,6 +154,9 @@ async def test_cancel_by_the_id_the_client_sees(method: str, suffix: str) -> Non
         cancelled = await client.get(f"/v1/requests/{id}{suffix}", method=method)
         reply = await call.whole(2.0)
         again = await client.get(f"/v1/requests/{id}{suffix}", method=method)
+        engine.state = "draining"
+        assert (await client.get("/v1/status")).json["model"] == "fake/bytes"
+        assert 'model_name="fake/bytes"' in (await client.get("/metrics")).body.decode()
     assert (cancelled.status, cancelled.json["aborted"]) == (200, True)
     assert reply.chunks[-1]["choices"][0]["finish_reason"] == "abort"
     assert reply.data[-1] == "[DONE]"
@@ -234,3 +237,31 @@ async def test_metrics_can_be_switched_off() -> None:
     async with serving(FakeEngine(say("a")), metrics=False) as client:
         assert (await client.get("/metrics")).status == 404
         assert (await client.chat()).status == 200
+
+
+async def test_what_outlives_the_drain_is_told() -> None:
+    engine = FakeEngine()
+    async with serving(engine, drain_seconds=0.0) as client:
+        call = client.begin_chat(stream=True, n=2)
+        await wait_for_stream(engine, 2)
+        engine.streams[0].feed(TextDelta("a", (97,)))
+        await call.written('"content":"a"')
+    reply = await call.whole(2.0)
+    assert reply.chunks[-1]["error"]["code"] == "model_not_ready"
+    assert reply.data[-1] == "[DONE]"
+
+
+async def test_cancel_and_time_limit_together() -> None:
+    engine = FakeEngine()
+    async with serving(engine, request_timeout_seconds=0.05) as client:
+        call = client.begin_chat(n=2)
+        await wait_for_stream(engine, 2)
+        engine.streams[1].feed(TextDelta("ab", (97, 98)))
+        await asyncio.sleep(0.01)
+        (running,) = (await client.get("/v1/status")).json["requests"]
+        for _ in range(2):
+            await client.get(f"/v1/requests/{running['id']}", method="DELETE")
+        reply = await call.whole(2.0)
+        await asyncio.sleep(0.08)
+    assert [c["finish_reason"] for c in reply.json["choices"]] == ["abort", "abort"]
+    assert reply.json["usage"]["completion_tokens"] == 2
