@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from tests.model.gguf_files import TinyGguf
 from vllm_mlx.model.codec import HuggingFaceCodec
 from vllm_mlx.model.gguf import convert_gguf
+from vllm_mlx.model.gguf_file import read_gguf
+from vllm_mlx.model.gguf_tokenizer import build_tokenizer
 from vllm_mlx.model.load import load_tokenizer
 from vllm_mlx.model.token_bytes import build_token_bytes, renderer_of
 
@@ -96,6 +98,27 @@ def test_special_tokens_are_added_and_skipped(sentencepiece: HuggingFaceCodec) -
     assert sentencepiece.decode(ids) == "hello"
     assert sentencepiece.decode(ids, skip_special_tokens=False) == "<bos>hello"
     assert {0, 1, 2, 3, 4, 5} == sentencepiece.special_ids
+
+
+@pytest.mark.parametrize(
+    ("pre", "numbers", "first"),
+    [
+        ("smollm", ["1", "2", "3", "4"], []),
+        ("gpt-2", ["12", "3", "4"], []),
+        ("qwen2", ["1", "2", "3", "4"], []),
+        ("llama-bpe", ["12", "3", "4"], ["<|im_start|>"]),
+        ("tekken", ["1", "2", "3", "4"], ["<|im_start|>"]),
+    ],
+)
+def test_how_text_is_cut_before_the_merges(
+    pre: str, numbers: list[str], first: list[str], tmp_path: Path
+) -> None:
+    TinyGguf("llama", pre=pre).write(tmp_path / "tiny.gguf")
+    tokenizer = build_tokenizer(read_gguf(tmp_path / "tiny.gguf"))
+    assert tokenizer.encode("1234", add_special_tokens=False).tokens == numbers
+    assert tokenizer.encode("hello world").tokens == [*first, "hello", "Ġwor", "l", "d"]
+    composed = tokenizer.encode("e\u0301", add_special_tokens=False).tokens
+    assert (len(composed) == 2) == (pre == "qwen2")  # NFC makes one letter of two bytes
 
 
 def wordpiece() -> Any:
