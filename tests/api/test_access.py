@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.asgi_driver import chat_body, serving
+from tests.asgi_driver import chat_body, serving, settings
 from tests.fakes import FakeEngine, say
+from vllm_mlx.api.app import create_app
 from vllm_mlx.api.rate_limit import MOST_CLIENTS, RateLimit
+from vllm_mlx.errors import ConfigError
 
 pytestmark = pytest.mark.anyio
 
@@ -40,6 +42,11 @@ async def test_key_by_either_header() -> None:
             assert refused.status == 401, wrong
             assert refused.error["code"] == "invalid_api_key"
             assert refused.headers["www-authenticate"] == "Bearer"
+
+
+def test_an_empty_key_is_no_key() -> None:
+    with pytest.raises(ConfigError, match=r"api\.api_key"):
+        create_app(FakeEngine(), settings(api_key=""))
 
 
 async def test_what_is_open_with_a_key() -> None:

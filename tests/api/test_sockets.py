@@ -160,8 +160,8 @@ def test_one_connection_many_requests() -> None:
         with socket.create_connection(("127.0.0.1", server.port)) as line:
             for i in range(20):
                 line.sendall(request_bytes(stream=i % 2 == 0))
-                got = b""
-                while not (got.endswith(b"0\r\n\r\n") or got.endswith(b"}}}")):
+                got, end = b"", b"[DONE]\n\n\r\n0\r\n\r\n" if i % 2 == 0 else b"}}}"
+                while not got.endswith(end):
                     piece = line.recv(65536)
                     assert piece, got
                     got += piece
