@@ -149,7 +149,8 @@ class Progress:
 
 async def settle(engine: GenerationEngine) -> None:
     """Until nothing runs or waits: an abort is read at the next step."""
-    while engine.status.running or engine.status.waiting or engine.status.kv_used_tokens:
+    # polled, since the engine tells nobody that it has become idle
+    while engine.status.running or engine.status.waiting or engine.status.kv_used_tokens:  # noqa: ASYNC110
         await asyncio.sleep(0.005)
 
 

@@ -3,7 +3,6 @@ that mlx-lm gives each of them alone."""
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from tests.checkpoints import VOCAB_TOKENS, build_checkpoint
 from tests.engine_driver import Answer, Progress, ask, greedy, running_engine, settle, solo_greedy
 from vllm_mlx.engine.engine import GenerationEngine
 from vllm_mlx.model.load import load_checkpoint
-from vllm_mlx.runner.rows import DecodeBatch
 
 TOKEN_ROWS = (
     "llama",
