@@ -1,5 +1,6 @@
 """The prefix index against a plain dictionary of prefixes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -190,3 +191,37 @@ def test_only_whole_blocks_have_keys() -> None:
 @pytest.mark.parametrize("tokens", [[2**31 - 1] * 4, [0] * 4])
 def test_large_ids_have_keys_too(tokens: list[int]) -> None:
     assert len(set(PrefixTrie(BlockPool(4), 2).keys_of(tokens))) == 2
+
+
+class InterruptedPool(BlockPool):
+    """While somebody counts references, another thread gets its turn."""
+
+    def __init__(self, capacity_blocks: int) -> None:
+        super().__init__(capacity_blocks)
+        self.turns: list[Callable[[], None]] = []
+
+    def references(self, block_id: int) -> int:
+        if self.turns:
+            self.turns.pop()()
+        return super().references(block_id)
+
+
+def test_blocks_are_counted_while_another_thread_works() -> None:
+    pool = InterruptedPool(20)
+    trie = PrefixTrie(pool, 2)
+    pool.release(fill(trie, pool, [1, 2, 3, 4]))
+
+    def index_another() -> None:
+        fill(trie, pool, [5, 6, 7, 8])
+
+    def evict_all() -> None:
+        assert trie.evict(2) == 2
+        assert pool.extent_blocks == 0
+
+    pool.turns = [index_another]
+    assert trie.evictable_blocks() == 2
+    pool = InterruptedPool(20)
+    trie = PrefixTrie(pool, 2)
+    pool.release(fill(trie, pool, [1, 2, 3, 4]))
+    pool.turns = [evict_all]
+    assert trie.evictable_blocks() == 0
