@@ -167,6 +167,23 @@ def test_a_model_without_a_template(smollm2: Path) -> None:
     assert bare.encode("Hello world") == [19556, 905]
 
 
+def test_a_template_and_arguments_of_the_configuration(smollm2: Path) -> None:
+    template = "{{ mood }}{{ tone }}{{ messages[0].content }}{{ raise_exception('no') if bad }}"
+    codec = HuggingFaceCodec(
+        load_tokenizer(smollm2)[0],
+        chat_template=template,
+        template_arguments={"mood": "gay", "tone": "low"},
+        chat_function=lambda *arguments, **options: "never",
+    )
+    assert rendered(codec, USER) == "gaylowHi there"
+    assert rendered(codec, USER, template_arguments={"tone": "high"}) == "gayhighHi there"
+    assert rendered(codec, USER, chat_template=PLAIN) == "[user]Hi there"
+    assert codec.chat_template.source() == template
+    with pytest.raises(TemplateFailed) as failure:
+        codec.render_chat(USER, template_arguments={"bad": True})
+    assert failure.value.param == "messages"  # not a field that the caller gave
+
+
 def test_prompts_that_are_written_in_code(smollm2: Path) -> None:
     def write(messages: list[dict[str, Any]], **options: Any) -> str:
         return f"{messages[0]['content']}|{options['add_generation_prompt']}"
