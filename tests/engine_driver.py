@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from mlx_lm.generate import generate_step
@@ -20,6 +20,7 @@ from vllm_mlx.runner.source import CheckpointModel
 from vllm_mlx.scheduler.continuous import ContinuousScheduler
 from vllm_mlx.settings import DownloadSettings, SamplingDefaults
 
+ROUNDING = 1e-3  # of logits with a standard deviation of about 4
 GREEDY = Sampling(temperature=0.0)
 CACHES = {"paged": PagedCache, "none": NoCache}
 
@@ -154,7 +155,27 @@ async def settle(engine: GenerationEngine) -> None:
         await asyncio.sleep(0.005)
 
 
-def solo_greedy(model: Any, prompt: Sequence[int], max_tokens: int) -> list[int]:
+class Solo(NamedTuple):
+    """The most likely tokens, and by how much each logit exceeded the runner-up's."""
+
+    token_ids: list[int]
+    leads: list[float]
+
+
+def solo_greedy(model: Any, prompt: Sequence[int], max_tokens: int) -> Solo:
     """The same request by mlx-lm, alone."""
-    steps = generate_step(mx.array(list(prompt)), model, max_tokens=max_tokens)
-    return [int(token) for token, _ in steps]
+    solo = Solo([], [])
+    for token, logprobs in generate_step(mx.array(list(prompt)), model, max_tokens=max_tokens):
+        best: Any = mx.topk(logprobs, 2).tolist()
+        solo.token_ids.append(int(token))
+        solo.leads.append(abs(best[1] - best[0]))
+    return solo
+
+
+def assert_same_tokens(found: list[int], solo: Solo) -> None:
+    """Equal, up to where mlx-lm itself chose by less than float32 rounding can move."""
+    assert len(found) == len(solo.token_ids)
+    for place, (mine, theirs, lead) in enumerate(zip(found, *solo, strict=True)):
+        if mine != theirs:
+            assert lead < ROUNDING, f"token {place} is {mine}, mlx-lm's is {theirs}"
+            return

@@ -9,9 +9,20 @@ from typing import Any
 import pytest
 
 from tests.checkpoints import VOCAB_TOKENS, build_checkpoint
-from tests.engine_driver import Answer, Progress, ask, greedy, running_engine, settle, solo_greedy
+from tests.engine_driver import (
+    Answer,
+    Progress,
+    Solo,
+    ask,
+    assert_same_tokens,
+    greedy,
+    running_engine,
+    settle,
+    solo_greedy,
+)
 from vllm_mlx.engine.engine import GenerationEngine
 from vllm_mlx.model.load import load_checkpoint
+from vllm_mlx.runner.rows import DecodeBatch
 
 TOKEN_ROWS = (
     "llama",
@@ -39,8 +50,9 @@ MAX_TOKENS = (40, 8, 30, 5, 12, 34, 10, 16)
 JOINS_AFTER = (0, 0, 2, 6, 11, 20, 40, 60)  # tokens that all requests together have been given
 POOL_TOKENS = 360  # the longest request needs 308, all together about 900
 GIB = 1 << 30
+LARGEST_PROBED_BATCH = 3
 
-Solo = dict[str, list[list[int]]]
+SoloRuns = dict[str, list[Solo]]
 
 
 def prompt_of(number: int, tokens: int) -> list[int]:
@@ -54,15 +66,29 @@ PROMPTS = [prompt_of(number, tokens) for number, tokens in enumerate(PROMPT_TOKE
 
 
 @pytest.fixture(scope="session")
-def solo_runs() -> Solo:
+def solo_runs() -> SoloRuns:
     return {}
 
 
 @pytest.fixture
-def expected(request: pytest.FixtureRequest, checkpoint_root: Path, solo_runs: Solo) -> Any:
+def batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many sequences shared a batch of row mode, whenever one joined."""
+    sizes: list[int] = []
+    join = DecodeBatch.join
+
+    def counted(self: DecodeBatch, number: int, caches: list[Any]) -> None:
+        join(self, number, caches)
+        sizes.append(len(self.numbers))
+
+    monkeypatch.setattr(DecodeBatch, "join", counted)
+    return sizes
+
+
+@pytest.fixture
+def expected(request: pytest.FixtureRequest, checkpoint_root: Path, solo_runs: SoloRuns) -> Any:
     """For a model's name: its folder, and each request's tokens by mlx-lm alone."""
 
-    def run(name: str) -> tuple[Path, list[list[int]]]:
+    def run(name: str) -> tuple[Path, list[Solo]]:
         folder = build_checkpoint(name, checkpoint_root)
         if name not in solo_runs:
             model = load_checkpoint(folder).model
@@ -89,8 +115,9 @@ async def staggered(engine: GenerationEngine) -> list[Answer]:
     return answers
 
 
-def tokens_of(answers: list[Answer]) -> list[list[int]]:
-    return [answer.token_ids for answer in answers]
+def assert_same(answers: list[Answer], solo: list[Solo]) -> None:
+    for answer, alone in zip(answers, solo, strict=True):
+        assert_same_tokens(answer.token_ids, alone)
 
 
 async def cold_then_warm(folder: Path, mode: str) -> tuple[list[Answer], list[Answer]]:
@@ -99,11 +126,17 @@ async def cold_then_warm(folder: Path, mode: str) -> tuple[list[Answer], list[An
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_company_changes_no_token(name: str, expected: Any) -> None:
+def test_company_changes_no_token(name: str, expected: Any, batch_sizes: list[int]) -> None:
     folder, solo = expected(name)
     cold, warm = asyncio.run(cold_then_warm(folder, "auto"))
-    assert tokens_of(cold) == solo
-    assert tokens_of(warm) == solo
+    assert_same(cold, solo)
+    assert_same(warm, solo)
+    if name in BATCHED_ROWS:
+        assert max(batch_sizes) > LARGEST_PROBED_BATCH
+    elif name in SINGLE_ROWS:
+        assert max(batch_sizes) <= LARGEST_PROBED_BATCH
+    else:
+        assert batch_sizes == []
     saved = [a.finished.usage.cached_tokens for a in warm if a.finished]
     # whole blocks of 16, one token left to compute; row mode has no prefix to share
     assert saved == [(n - 1) // 16 * 16 if name in TOKEN_ROWS else 0 for n in PROMPT_TOKENS]
@@ -132,12 +165,13 @@ def test_preemption_and_small_chunks_change_no_token(name: str, expected: Any) -
     folder, solo = expected(name)
     pool_gib = POOL_TOKENS * asyncio.run(bytes_per_token(folder)) / GIB
     answers, preemptions = asyncio.run(under_pressure(folder, pool_gib))
-    assert tokens_of(answers) == solo
+    assert_same(answers, solo)
     assert preemptions > 0
 
 
 @pytest.mark.parametrize("name", FORCED_ROWS)
-def test_row_mode_past_windows(name: str, expected: Any) -> None:
+def test_row_mode_past_windows(name: str, expected: Any, batch_sizes: list[int]) -> None:
     folder, solo = expected(name)
     cold, _ = asyncio.run(cold_then_warm(folder, "rows"))
-    assert tokens_of(cold) == solo
+    assert_same(cold, solo)
+    assert max(batch_sizes) > LARGEST_PROBED_BATCH
