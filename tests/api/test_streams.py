@@ -244,6 +244,21 @@ async def test_metrics_can_be_switched_off() -> None:
         assert (await client.chat()).status == 200
 
 
+async def test_draining_refuses_new_work_at_once() -> None:
+    engine = FakeEngine(say(*"abcd", seconds=0.03))
+    async with serving(engine, drain_seconds=2.0) as client:
+        call = client.begin_chat(stream=True)
+        await wait_for_stream(engine)
+        client.app.begin_drain()
+        client.app.begin_drain()
+        await asyncio.sleep(0.01)
+        refused, ready = await client.chat(), await client.get("/ready")
+        reply = await call.whole()
+    assert (refused.status, ready.status) == (503, 503)
+    assert int(refused.headers["retry-after"]) > 0
+    assert reply.chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
 async def test_what_outlives_the_drain_is_told() -> None:
     engine = FakeEngine()
     async with serving(engine, drain_seconds=0.0) as client:

@@ -72,6 +72,13 @@ class Application:
         """
         await self._lifespan.loaded()
 
+    def begin_drain(self) -> None:
+        """Refuse new work now, before the server waits for its connections to end.
+
+        What still runs after ``drain_seconds`` ends with an error frame instead of a cut line.
+        """
+        self._lifespan.begin_drain()
+
 
 def create_app(
     engine: Engine, settings: ApiSettings, registry: CollectorRegistry | None = None
