@@ -48,9 +48,9 @@ class OutputPipe:
             self._cumulative += raw.chosen
         count = len(self._sequence.output_ids)
         if token_id in self._eos_ids:
-            return self._finish("stop", None)
+            return self._end_at(None)
         if token_id in self._stopping.stop_token_ids and count > self._stopping.min_tokens:
-            return self._finish("stop", token_id)
+            return self._end_at(token_id)
         text = self._detokenizer.feed(token_id)
         if count <= self._stopping.min_tokens:
             text = self._stops.pass_over(text)
