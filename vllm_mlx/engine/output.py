@@ -80,6 +80,12 @@ class OutputPipe:
         """Nothing was to be generated (max_tokens 0)."""
         return [self._finished("length", None)]
 
+    def _end_at(self, match: int | None) -> list[Delta]:
+        """The newest token ended the sequence: billed, but shown neither as text nor as logprob."""
+        if self._pending_logprobs:
+            self._pending_logprobs.pop()
+        return self._finish("stop", match)
+
     def _finish(self, reason: FinishReason, match: str | int | None, text: str = "") -> list[Delta]:
         """End after showing everything that was held back."""
         text = text + self._stops.feed(self._detokenizer.flush())
