@@ -14,14 +14,15 @@ class StopStrings:
     def feed(self, text: str) -> str:
         """Text that is certainly not part of a stop string; sets ``match`` when one is complete.
 
-        Of several that are complete the one that begins first counts, then the longer one.
+        Of several the one that ends first counts, then the longer one: what a model's text gives
+        does not depend on how tokens cut it.
         """
         if not self._stops:
             return text
         held = self._held + text
-        places = [(held.find(stop), -len(stop), stop) for stop in self._stops if stop in held]
-        if places:
-            place, _, self.match = min(places)
+        found = [(held.find(stop), stop) for stop in self._stops if stop in held]
+        if found:
+            place, self.match = min(found, key=lambda match: (match[0] + len(match[1]), match[0]))
             self._held = ""
             return held[:place]
         keep = self._overlap(held)
