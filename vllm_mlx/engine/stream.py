@@ -22,8 +22,7 @@ class EngineStream:
         self._ready.extend(deltas)
         last = deltas[-1]
         self._is_over = self._is_over or isinstance(last, (Finished, Exception))
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._wake()
 
     def __aiter__(self) -> AsyncIterator[Delta]:
         return self
@@ -49,6 +48,11 @@ class EngineStream:
         if not self._is_over:
             self._is_over = True
             self._abort(self.number)
+            self._wake()  # whoever waits: nothing will come
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _take(self) -> Delta:
         item = self._ready.popleft()
