@@ -19,6 +19,7 @@ from vllm_mlx.wire.openai_chat import (
     ChatTextPart,
     ChatToolCall,
     ChatToolMessage,
+    ChatUserMessage,
 )
 
 # What a caller may not smuggle into the template through chat_template_kwargs.
@@ -27,6 +28,9 @@ RESERVED_ARGUMENTS = frozenset(
     | {"continue_final_message", "conversation", "return_dict", "return_tensors", "padding"}
     | {"truncation", "max_length", "tokenizer_kwargs"}
 )
+
+# Roles that say nothing without content; an assistant may have called tools instead.
+SPEAKERS = (ChatSystemMessage, ChatDeveloperMessage, ChatUserMessage)
 
 
 def to_template_messages(messages: Iterable[ChatMessage]) -> list[dict[str, Any]]:
@@ -39,6 +43,12 @@ def to_template_messages(messages: Iterable[ChatMessage]) -> list[dict[str, Any]
 
 
 def _to_dict(message: ChatMessage, path: str) -> dict[str, Any]:
+    if message.content is None and isinstance(message, SPEAKERS):
+        raise RequestError(
+            f"Invalid '{path}.content': the field is required.",
+            param=f"{path}.content",
+            code="invalid_value",
+        )
     text = _to_text(message.content, path)
     match message:
         case ChatSystemMessage() | ChatDeveloperMessage():
