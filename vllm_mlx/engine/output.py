@@ -44,7 +44,8 @@ class OutputPipe:
         """The sequence's next token, already in ``output_ids``; the last delta may be Finished."""
         self._pending_ids.append(token_id)
         if raw is not None:
-            self._pending_logprobs.append(self._logprob(token_id, raw))
+            wanted = self._sequence.generation.top_logprobs or 0
+            self._pending_logprobs.append(self._logprob(token_id, raw, wanted))
             self._cumulative += raw.chosen
         count = len(self._sequence.output_ids)
         if token_id in self._eos_ids:
@@ -67,13 +68,14 @@ class OutputPipe:
 
         The first token has none. What is computed again after a preemption is known already.
         """
-        prompt, known = self._sequence.generation.prompt_ids, self._prompt_logprobs
+        generation, known = self._sequence.generation, self._prompt_logprobs
+        prompt, count = generation.prompt_ids, generation.prompt_logprobs or 0
         if len(known) == len(prompt):
             return []
         if not known:
             known.append(TokenLogprob(prompt[0], *self._text_of(prompt[0]), logprob=None))
         for raw in raws[max(0, len(known) - start) :]:
-            known.append(self._logprob(prompt[len(known)], raw))
+            known.append(self._logprob(prompt[len(known)], raw, count))
         return [PromptScored(tuple(known))] if len(known) == len(prompt) else []
 
     def end_unsampled(self) -> list[Delta]:
@@ -106,10 +108,11 @@ class OutputPipe:
         asked = sequence.generation.top_logprobs is not None
         return Finished(reason, usage, match, self._cumulative if asked else None)
 
-    def _logprob(self, token_id: int, raw: RawLogprob) -> TokenLogprob:
+    def _logprob(self, token_id: int, raw: RawLogprob, count: int) -> TokenLogprob:
+        """``raw`` has as many alternatives as anybody in the step wants; ``count`` are ours."""
         top = tuple(
             TopLogprob(best_id, *self._text_of(best_id), value)
-            for best_id, value in zip(raw.best_ids, raw.best, strict=True)
+            for best_id, value in zip(raw.best_ids[:count], raw.best[:count], strict=True)
         )
         return TokenLogprob(token_id, *self._text_of(token_id), raw.chosen, top)
 
