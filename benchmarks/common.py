@@ -93,7 +93,5 @@ def interleave(
     others: list[float] = []
     for pair in range(pairs):
         for side in ("ours", "theirs") if pair % 2 == 0 else ("theirs", "ours"):
-            (mine if side == "ours" else others).append(
-                (ours if side == "ours" else theirs)(pair)
-            )
+            (mine if side == "ours" else others).append((ours if side == "ours" else theirs)(pair))
     return mine, others

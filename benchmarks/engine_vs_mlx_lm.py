@@ -9,6 +9,7 @@ One process, the same weights loaded twice, runs interleaved; prints ratios of t
 import argparse
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 from common import interleave, make_engine, median_ratio, preload_blas, random_prompt, save
@@ -95,6 +96,71 @@ def run_theirs(model: Any, prompts: list[tuple[int, ...]], tokens: int) -> Windo
     return window
 
 
+def reference_model() -> Any:
+    """The default model as mlx-lm loads it, unpacked to float32 as ours is on a CPU."""
+    import mlx.core as mx
+    from mlx.utils import tree_map
+    from mlx_lm.utils import dequantize_model, load_model
+
+    from vllm_mlx.model.load import runs_on_cpu
+    from vllm_mlx.model.resolve import resolve_model
+
+    model, _ = load_model(resolve_model("embedded"))
+    if runs_on_cpu():
+        model = dequantize_model(model)
+        model.update(
+            tree_map(
+                lambda a: a.astype(mx.float32) if mx.issubdtype(a.dtype, mx.floating) else a,
+                model.parameters(),
+            )
+        )
+    mx.eval(model.parameters())
+    return model
+
+
+class Duel:
+    """Both sides at one number of rows, run by run."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, engine: Any, model: Any, rows: int) -> None:
+        self._loop, self._engine, self._model, self._rows = loop, engine, model, rows
+        self.clear()
+
+    def clear(self) -> None:
+        self.windows: dict[str, list[Window]] = {"ours": [], "theirs": []}
+        self.prefill: dict[str, list[float]] = {"ours": [], "theirs": []}
+
+    def ours(self, pair: int) -> float:
+        return self._both("ours", pair, self._run_ours)
+
+    def theirs(self, pair: int) -> float:
+        return self._both("theirs", pair, self._run_theirs)
+
+    def result(self) -> dict[str, Any]:
+        mine, others = self.windows["ours"], self.windows["theirs"]
+        return {
+            "decode": median_ratio([w.decode_rate for w in mine], [w.decode_rate for w in others]),
+            "decode_cpu_theirs_per_ours": median_ratio(
+                [w.cpu_per_token for w in others], [w.cpu_per_token for w in mine]
+            ),
+            "prefill": median_ratio(self.prefill["theirs"], self.prefill["ours"]),
+        }
+
+    def _both(self, side: str, pair: int, run: Callable[[int, int], Window]) -> float:
+        self.prefill[side].append(run(pair + 500, 1).prefill_seconds)
+        self.windows[side].append(run(pair, OUTPUT_TOKENS))
+        return self.windows[side][-1].decode_rate
+
+    def _run_ours(self, seed: int, tokens: int) -> Window:
+        return self._loop.run_until_complete(run_ours(self._engine, self._prompts(seed), tokens))
+
+    def _run_theirs(self, seed: int, tokens: int) -> Window:
+        return run_theirs(self._model, self._prompts(seed), tokens)
+
+    def _prompts(self, seed: int) -> list[tuple[int, ...]]:
+        vocab = self._engine.card.vocab_tokens
+        return [random_prompt(PROMPT_TOKENS, vocab, seed * 1000 + i) for i in range(self._rows)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--pairs", type=int, default=10)
@@ -103,54 +169,21 @@ def main() -> None:
     parser.add_argument("--overrides", nargs="*", default=[])
     parser.add_argument("--save", default=None)
     args = parser.parse_args()
-    blas = preload_blas(not args.no_openblas)
-    from vllm_mlx.model.load import load_checkpoint
-    from vllm_mlx.model.resolve import resolve_model
-
+    result: dict[str, Any] = {"blas": preload_blas(not args.no_openblas), "rows": {}}
     loop = asyncio.new_event_loop()
     engine = make_engine("cache=none", *args.overrides)
     loop.run_until_complete(engine.start())
-    model = load_checkpoint(resolve_model("embedded")).model
-    vocab = engine.card.vocab_tokens
-    result: dict[str, Any] = {"blas": blas, "prompt_tokens": PROMPT_TOKENS, "rows": {}}
-
+    model = reference_model()
     for rows in args.rows:
-        windows: dict[str, list[Window]] = {"ours": [], "theirs": []}
-        prefill: dict[str, list[float]] = {"ours": [], "theirs": []}
-
-        def prompts(pair: int, rows: int = rows) -> list[tuple[int, ...]]:
-            return [random_prompt(PROMPT_TOKENS, vocab, pair * 1000 + i) for i in range(rows)]
-
-        def ours(pair: int) -> float:
-            only = loop.run_until_complete(run_ours(engine, prompts(pair + 500), 1))
-            prefill["ours"].append(only.prefill_seconds)
-            windows["ours"].append(
-                loop.run_until_complete(run_ours(engine, prompts(pair), OUTPUT_TOKENS))
-            )
-            return windows["ours"][-1].decode_rate
-
-        def theirs(pair: int) -> float:
-            prefill["theirs"].append(run_theirs(model, prompts(pair + 500), 1).prefill_seconds)
-            windows["theirs"].append(run_theirs(model, prompts(pair), OUTPUT_TOKENS))
-            return windows["theirs"][-1].decode_rate
-
-        interleave(1, ours, theirs)  # both have everything compiled and touched
-        for kept in (*windows.values(), *prefill.values()):
-            kept.clear()
-        mine, others = interleave(args.pairs, ours, theirs)
-        cpu = median_ratio(
-            [w.cpu_per_token for w in windows["theirs"]],
-            [w.cpu_per_token for w in windows["ours"]],
-        )
-        result["rows"][rows] = {
-            "decode": median_ratio(mine, others),
-            "decode_cpu_theirs_per_ours": cpu,
-            "prefill": median_ratio(prefill["theirs"], prefill["ours"]),
-        }
+        duel = Duel(loop, engine, model, rows)
+        interleave(1, duel.ours, duel.theirs)  # both have everything compiled and touched
+        duel.clear()
+        interleave(args.pairs, duel.ours, duel.theirs)
+        result["rows"][rows] = duel.result()
         print(rows, result["rows"][rows], flush=True)
     loop.run_until_complete(engine.stop(0))
     if args.save:
-        save(args.save, result)
+        save(args.save, {"prompt_tokens": PROMPT_TOKENS, "output_tokens": OUTPUT_TOKENS, **result})
 
 
 if __name__ == "__main__":

@@ -273,8 +273,8 @@ def _unpack(module: Any, scales: mx.array, biases: mx.array | None) -> mx.array:
 def _turn_for_cpu(model: Any) -> None:
     """Store the weights of products by input instead of by output; values and shapes stay.
 
-    A layer computes ``x @ weight.T``. Stored this way round, ``weight.T`` is the contiguous one, and a
-    BLAS multiplies few rows by it up to a third faster than by a transposed matrix.
+    A layer computes ``x @ weight.T``. Stored this way round, ``weight.T`` is the contiguous one,
+    and a BLAS multiplies few rows by it up to a third faster than by a transposed matrix.
     """
     heads = {id(getattr(model, "lm_head", None)), id(_tied_head(model))}
     for _, module in model.named_modules():
