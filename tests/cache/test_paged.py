@@ -28,9 +28,9 @@ def admit(cache: PagedCache, sequence: Sequence) -> bool:
     return True
 
 
-def run(cache: PagedCache, prompt: Items[int], number: int) -> Sequence:
+def run(cache: PagedCache, prompt: Items[int], number: int, **changes: object) -> Sequence:
     """A sequence from admission to its end."""
-    sequence = make_sequence(prompt, number=number)
+    sequence = make_sequence(prompt, number=number, **changes)  # type: ignore[arg-type]
     assert admit(cache, sequence)
     cache.commit(sequence)
     sequence.state = "finished"
@@ -90,8 +90,10 @@ def test_a_reproducible_sequence_takes_whole_tiles() -> None:
     cache = open_cache(PagedCache, tokens=512)
     prompt = list(range(200))
     run(cache, prompt, 0)
-    assert matched(cache, prompt) == 192
     assert matched(cache, prompt[:190]) == 176
+    assert matched(cache, prompt, sampling=SEEDED) == 0  # it would have other bits
+    run(cache, prompt, 1, sampling=SEEDED)
+    assert matched(cache, prompt, sampling=SEEDED) == 3 * TILE_TOKENS
     assert matched(cache, prompt[:190], sampling=SEEDED) == 2 * TILE_TOKENS
     assert matched(cache, prompt[:60], sampling=SEEDED) == 0
     assert cache.stats.used_blocks == 0  # what was cut off is given back

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from vllm_mlx.runner import row_padding
 from vllm_mlx.runner.row_padding import CANDIDATES, RowPadding, measure_padding
 
+INNER, OUTER = (48, 64, 576, 1536), (96, 192, 576)
+
 
 @given(rows=st.integers(1, 100), multiple=st.integers(1, 8))
 def test_cheap_rows_hold_all_and_waste_little(rows: int, multiple: int) -> None:
@@ -23,19 +25,21 @@ def test_without_measuring_nothing_is_padded() -> None:
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_nothing_is_promised_in_16_bit(dtype: mx.Dtype) -> None:
-    assert measure_padding(dtype) == RowPadding()
+    assert measure_padding(dtype, [mx.ones((4, 4))]) == RowPadding()
 
 
 def test_the_first_number_whose_places_are_alike_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_padding, "_places_are_alike", lambda rows: rows in (6, 2, 1))
-    assert measure_padding(mx.float32).decode_rows == 6
-    monkeypatch.setattr(row_padding, "_places_are_alike", lambda rows: False)
-    assert measure_padding(mx.float32).decode_rows is None
+    monkeypatch.setattr(row_padding, "_places_are_alike", lambda rows, _: rows in (6, 2, 1))
+    assert measure_padding(mx.float32, []).decode_rows == 6
+    monkeypatch.setattr(row_padding, "_places_are_alike", lambda rows, _: False)
+    assert measure_padding(mx.float32, []).decode_rows is None
 
 
 @pytest.fixture(scope="module")
 def decode_rows() -> int:
-    rows = measure_padding(mx.float32).decode_rows
+    shapes = [(outer, inner) for outer in OUTER for inner in INNER]
+    weights = [mx.random.normal(shape, key=mx.random.key(1)) for shape in shapes]
+    rows = measure_padding(mx.float32, weights).decode_rows
     assert rows in CANDIDATES  # this CPU has such a number
     return rows
 
@@ -43,8 +47,8 @@ def decode_rows() -> int:
 @pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="a promise of the CPU")
 @given(
     seed=st.integers(0, 1000),
-    inner=st.sampled_from([48, 64, 576, 1536]),
-    outer=st.sampled_from([96, 192, 576]),
+    inner=st.sampled_from(INNER),
+    outer=st.sampled_from(OUTER),
     data=st.data(),
 )
 @settings(max_examples=30)

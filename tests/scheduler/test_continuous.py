@@ -157,7 +157,8 @@ def check_tiles(plan: StepPlan) -> None:
     for grant in prefills(plan):
         if grant.sequence.is_reproducible:
             assert grant.start % TILE_TOKENS == 0
-            assert grant.end % TILE_TOKENS == 0 or grant.samples
+            ends_prompt = grant.end == grant.sequence.prompt_tokens
+            assert grant.end % TILE_TOKENS == 0 or ends_prompt
 
 
 def check_admission(plan: StepPlan, waiting: list[Sequence], before: dict[Sequence, int]) -> None:

@@ -6,6 +6,10 @@ from vllm_mlx.cache.trie import PrefixTrie
 from vllm_mlx.core.sequence import Sequence
 from vllm_mlx.core.tiles import TILE_TOKENS
 
+# Reproducible sequences share only whole prompt tiles, and only with one another: what others
+# computed, or what was decoded, has other bits for the same tokens.
+WHOLE_TILES = b"whole tiles"
+
 
 class PagedCache(NoCache):
     """Adds the prefix index; see ``cache.base.KvCache``."""
@@ -24,10 +28,10 @@ class PagedCache(NoCache):
     def match(self, sequence: Sequence) -> None:
         prompt = sequence.tokens_between(0, sequence.length)
         # one token must be computed, or there is nothing to sample from
-        keys = self._trie.keys_of(prompt)[: (len(prompt) - 1) // self.block_tokens]
+        known = prompt[: self._shared_tokens(sequence, len(prompt) - 1)]
         if sequence.scores_prompt:  # every prompt token's logits are wanted
-            keys = []
-        sequence.block_ids = self._trie.match(keys)
+            known = []
+        sequence.block_ids = self._trie.match(self._trie.keys_of(known, _salt(sequence)))
         if sequence.is_reproducible:  # its tiles must be computed whole, or not at all
             self._cut_to_tiles(sequence)
         sequence.computed_tokens = len(sequence.block_ids) * self.block_tokens
@@ -39,9 +43,11 @@ class PagedCache(NoCache):
 
     def commit(self, sequence: Sequence) -> None:
         read = sequence.prompt_tokens + len(sequence.output_ids)
-        full = min(sequence.computed_tokens, read) // self.block_tokens
+        shared = self._shared_tokens(sequence, min(sequence.computed_tokens, read))
+        full = shared // self.block_tokens
         if full > self._committed.get(sequence.number, 0):
-            keys = self._trie.keys_of(sequence.tokens_between(0, full * self.block_tokens))
+            tokens = sequence.tokens_between(0, full * self.block_tokens)
+            keys = self._trie.keys_of(tokens, _salt(sequence))
             self._trie.insert(keys, sequence.block_ids[:full])
             self._committed[sequence.number] = full
 
@@ -67,6 +73,14 @@ class PagedCache(NoCache):
             hit_tokens=self._hit_tokens,
         )
 
+    @staticmethod
+    def _shared_tokens(sequence: Sequence, tokens: int) -> int:
+        """How many of its first ``tokens`` tokens a sequence can share with others."""
+        if not sequence.is_reproducible:
+            return tokens
+        tokens = min(tokens, sequence.prompt_tokens)
+        return tokens - tokens % TILE_TOKENS
+
     def _cut_to_tiles(self, sequence: Sequence) -> None:
         while len(sequence.block_ids) * self.block_tokens % TILE_TOKENS:
             self._pool.release([sequence.block_ids.pop()])
@@ -76,3 +90,7 @@ class PagedCache(NoCache):
         if missing > 0:
             self._trie.evict(missing)
         return self._pool.can_allocate(num_blocks)
+
+
+def _salt(sequence: Sequence) -> bytes:
+    return WHOLE_TILES if sequence.is_reproducible else b""

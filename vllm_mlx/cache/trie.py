@@ -38,11 +38,14 @@ class PrefixTrie:
     def __len__(self) -> int:
         return len(self._nodes)
 
-    def keys_of(self, tokens: tuple[int, ...] | list[int]) -> list[bytes]:
-        """The chained key of every full block of ``tokens``."""
+    def keys_of(self, tokens: tuple[int, ...] | list[int], salt: bytes = b"") -> list[bytes]:
+        """The chained key of every full block of ``tokens``.
+
+        ``salt`` says how they were computed: blocks of another salt are other blocks.
+        """
         size = self._block_tokens
         data = np.asarray(tokens, dtype="<i4").tobytes()
-        keys, parent = [], ROOT
+        keys, parent = [], ROOT + salt
         for end in range(size, len(tokens) + 1, size):
             parent = blake2b(parent + data[(end - size) * 4 : end * 4], digest_size=16).digest()
             keys.append(parent)

@@ -53,6 +53,13 @@ class Sequence:
         return self.num_sampled > 0 and self.remaining_tokens == 1
 
     @property
+    def is_replaying(self) -> bool:
+        """Reproducible and preempted: its output is computed again as it first was, one token a
+        step, since as a part of the prompt it would have other bits."""
+        is_output = self.computed_tokens >= self.prompt_tokens
+        return self.is_reproducible and is_output and self.remaining_tokens > 1
+
+    @property
     def has_unread_token(self) -> bool:
         return self.num_sampled > len(self.output_ids)
 

@@ -24,9 +24,8 @@ class Grant(Struct, frozen=True):
 
     @property
     def is_decode(self) -> bool:
-        """Its one token is the last sampled one; as true after the launch as before it."""
-        is_output = self.start >= self.sequence.prompt_tokens
-        return self.count == 1 and self.samples and is_output
+        """Its one token was sampled before; as true after the launch as before it."""
+        return self.count == 1 and self.start >= self.sequence.prompt_tokens
 
     @property
     def num_logits(self) -> int:

@@ -6,13 +6,16 @@ its place among them. Sequences that ask to be reproducible are computed in prod
 number of rows whose places are all alike; which number that is gets measured, not assumed.
 """
 
+from typing import Any
+
 import mlx.core as mx
+from mlx.nn.layers.base import Module
+from mlx.utils import tree_flatten
 from msgspec import Struct
 
 from vllm_mlx.core.tiles import TILE_TOKENS
 
 CANDIDATES = (8, 16, 12, 6, 4, 2, 1)  # in order of preference: fewer calls first, then cheaper
-SHAPES = ((64, 64), (64, 192), (576, 192), (576, 1536), (1536, 576), (576, 4096))  # inner, outer
 
 
 class RowPadding(Struct, frozen=True):
@@ -31,26 +34,28 @@ class RowPadding(Struct, frozen=True):
         return -(-rows // self.cheap_multiple) * self.cheap_multiple if rows < 12 else rows
 
 
-def measure_padding(dtype: mx.Dtype) -> RowPadding:
-    """Find out how this backend's products treat rows.
+def product_weights(model: Module) -> list[mx.array]:
+    """A matrix [outer, inner] of each shape that the model multiplies by, as it is stored."""
+    flat: Any = tree_flatten(model.parameters())  # type: ignore[no-untyped-call]
+    return list({weight.shape: weight for _, weight in flat if weight.ndim == 2}.values())
+
+
+def measure_padding(dtype: mx.Dtype, weights: list[mx.array]) -> RowPadding:
+    """Find out how this backend's products by the transposed ``weights`` treat rows.
 
     On GPUs and in 16 bit nothing is padded, and reproducibility is what the hardware gives.
     """
     if mx.default_device().type != mx.DeviceType.cpu or dtype != mx.float32:
         return RowPadding()
-    return RowPadding(
-        cheap_multiple=4, decode_rows=next((n for n in CANDIDATES if _places_are_alike(n)), None)
-    )
+    alike = (rows for rows in CANDIDATES if _places_are_alike(rows, weights))
+    return RowPadding(cheap_multiple=4, decode_rows=next(alike, None))
 
 
-def _places_are_alike(rows: int) -> bool:
+def _places_are_alike(rows: int, weights: list[mx.array]) -> bool:
     """Whether equal rows give equal bits at every place of a product of ``rows`` rows."""
-    for number, (inner, outer) in enumerate(SHAPES):
-        key_a, key_b = mx.random.split(mx.random.key(number))
-        row = mx.random.normal((1, 1, inner), key=key_a)
-        same = mx.contiguous(mx.broadcast_to(row, (rows, 1, inner)))
-        # stored by input, as the weights of a model on a CPU are (model/load.py)
-        product = same @ mx.random.normal((inner, outer), key=key_b)
+    for number, weight in enumerate(weights):
+        row = mx.random.normal((1, 1, weight.shape[1]), key=mx.random.key(number))
+        product = mx.contiguous(mx.broadcast_to(row, (rows, *row.shape[1:]))) @ weight.T
         if not mx.array_equal(product, mx.broadcast_to(product[:1], product.shape)).item():
             return False
     return True

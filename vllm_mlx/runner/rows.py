@@ -5,6 +5,7 @@ decoding ones share a batch made with mlx-lm's ``merge``, ``extend``, ``filter``
 Where the probe found that a batch changes results, every sequence decodes alone.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import mlx.core as mx
 from mlx.nn.layers.base import Module
 
 from vllm_mlx.core.sequence import Sequence
+from vllm_mlx.core.tiles import TILE_TOKENS
 from vllm_mlx.runner.base import Grant, Unread
 
 LayerCaches = list[Any]  # one mlx-lm cache object a layer
@@ -60,7 +62,7 @@ class RowsRunner:
         self._batch = DecodeBatch()
 
     def forward(self, grants: list[Grant], unread: Unread | None) -> mx.array:
-        together = [g for g in grants if g.is_decode and self._may_share(g.sequence)]
+        together = [g for g in grants if g.is_decode and g.samples and self._may_share(g.sequence)]
         self._compose([g.sequence.number for g in together])
         logits: dict[int, mx.array] = {}
         if together:
@@ -117,15 +119,30 @@ class RowsRunner:
             self._alone[number] = self._make_caches()
         caches = self._alone[number]
         if grant.is_decode:
-            return self._call(_last_tokens([grant], unread), caches)[-1:]
-        tokens = mx.array(grant.sequence.tokens_between(grant.start, grant.end))
+            return self._call(_last_tokens([grant], unread), caches)[1 - grant.num_logits :]
         if grant.scores:
-            return self._call(tokens, caches)
+            return self._prefill(grant, grant.end, caches)
         if not grant.samples:  # lazily: nobody asks for these logits, so no head is computed
-            return self._call(tokens, caches)[:0]
+            return self._prefill(grant, grant.end, caches)[:0]
         if grant.count > 1:
-            self._call(tokens[:-1], caches)
-        return self._call(tokens[-1:], caches)
+            self._prefill(grant, grant.end - 1, caches)
+        return self._call(mx.array(grant.sequence.tokens_between(grant.end - 1, grant.end)), caches)
+
+    def _prefill(self, grant: Grant, end: int, caches: LayerCaches) -> mx.array:
+        """Logits of the grant's tokens before ``end``.
+
+        Where bits matter, a tile at a time, and the last token of the prompt on its own: then it
+        makes no difference whether it is sampled from or, after a preemption, computed again.
+        """
+        sequence, edges = grant.sequence, {grant.start, end}
+        if sequence.is_reproducible:
+            cuts = [*range(0, end, TILE_TOKENS), sequence.prompt_tokens - 1]
+            edges.update(cut for cut in cuts if grant.start < cut < end)
+        pieces = [
+            self._call(mx.array(sequence.tokens_between(first, last)), caches)
+            for first, last in itertools.pairwise(sorted(edges))
+        ]
+        return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces)
 
     def _call(self, tokens: mx.array, caches: LayerCaches) -> mx.array:
         """``tokens`` [n] of one sequence -> logits [n, vocab]."""

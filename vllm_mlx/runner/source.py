@@ -18,7 +18,7 @@ from vllm_mlx.model.progress import Progress
 from vllm_mlx.model.resolve import find_embedded_gguf, resolve_model
 from vllm_mlx.runner.base import GenerationRunner, Loaded
 from vllm_mlx.runner.probe import Finding, find_mode
-from vllm_mlx.runner.row_padding import measure_padding
+from vllm_mlx.runner.row_padding import measure_padding, product_weights
 from vllm_mlx.runner.rows import RowsRunner
 from vllm_mlx.runner.token_rows import TokenRowsRunner
 from vllm_mlx.settings import DownloadSettings, SamplingDefaults
@@ -163,7 +163,7 @@ def _make_runner(
     model: Any, finding: Finding, block_tokens: int, capacity_blocks: int, fused: bool
 ) -> GenerationRunner:
     if finding.mode == "token_rows":
-        padding = measure_padding(finding.layers[0].dtype)
+        padding = measure_padding(finding.layers[0].dtype, product_weights(model))
         return TokenRowsRunner(model, finding.layers, block_tokens, capacity_blocks, padding, fused)
     return RowsRunner(model, lambda: make_prompt_cache(model), batched=finding.mode == "rows")
 

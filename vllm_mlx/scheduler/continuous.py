@@ -35,10 +35,9 @@ class ContinuousScheduler:
         if suspect is not None:
             return self._plan_suspect(suspect, kv)
         preempted = self._secure_decodes(running, waiting, kv)
-        decodes = [s for s in running if s.is_decoding and s.can_sample_more]
-        decodes = decodes[: self._step_tokens]
-        grants = [Grant(s, s.computed_tokens, 1, samples=True) for s in decodes]
-        budget = self._prefill_budget(len(decodes), cost)
+        decodes = [s for s in running if s.is_replaying or (s.is_decoding and s.can_sample_more)]
+        grants = [_decode_grant(s) for s in decodes[: self._step_tokens]]
+        budget = self._prefill_budget(len(grants), cost)
         prefills = self._grant_prefills(running, budget)
         budget -= sum(grant.count for grant in prefills)
         if not preempted:  # what was taken back is not given away in the same step
@@ -81,7 +80,7 @@ class ContinuousScheduler:
     def _grant_prefills(self, running: list[Sequence], budget: int) -> list[Grant]:
         grants = []
         for sequence in sorted(running, key=lambda s: s.order):
-            if sequence.is_decoding or sequence.remaining_tokens == 0:
+            if sequence.is_decoding or sequence.is_replaying or sequence.remaining_tokens == 0:
                 continue
             if budget <= 0:
                 break
@@ -145,9 +144,17 @@ class ContinuousScheduler:
         return StepPlan([grant], [], 0, grant.count)
 
 
+def _decode_grant(sequence: Sequence) -> Grant:
+    return Grant(sequence, sequence.computed_tokens, 1, samples=not sequence.is_replaying)
+
+
 def _prefill_grant(sequence: Sequence, budget: int) -> Grant:
     """As many tokens as budget allows, ending at a tile where that is possible."""
     start, left = sequence.computed_tokens, sequence.remaining_tokens
+    if sequence.is_reproducible and sequence.num_sampled:  # its output is replayed
+        if start >= sequence.prompt_tokens:
+            return _decode_grant(sequence)
+        left = sequence.prompt_tokens - start
     if sequence.scores_prompt:
         budget = min(budget, SCORING_CHUNK_TOKENS)
     end = start + min(left, max(1, budget))
@@ -157,5 +164,5 @@ def _prefill_grant(sequence: Sequence, budget: int) -> Grant:
             end = aligned
         elif sequence.is_reproducible:  # its tiles are computed whole, whatever the budget
             end = min(start + left, aligned + TILE_TOKENS)
-    samples = end == start + left and sequence.can_sample_more
+    samples = end == sequence.length and sequence.can_sample_more
     return Grant(sequence, start, end - start, samples=samples, scores=sequence.scores_prompt)
