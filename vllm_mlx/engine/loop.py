@@ -6,6 +6,7 @@ Python; what ends at a token read late has one row computed for nothing.
 
 import logging
 import time
+from math import isnan
 from typing import Any
 
 import mlx.core as mx
@@ -27,6 +28,7 @@ from vllm_mlx.scheduler.cost import StepCost
 from vllm_mlx.scheduler.waiting import WaitingQueue
 
 IDLE_WAIT_SECONDS = 1.0
+BLOCKED_WAIT_SECONDS = 0.01
 
 logger = logging.getLogger(__name__)
 
@@ -116,13 +118,16 @@ class EngineLoop:
         self._outbox.flush()
 
     def end(self, reason: VllmMlxError) -> None:
-        """Tell everybody who still waits."""
+        """Tell everybody who still waits. Nothing is asked of parts that may be broken."""
         for letter in self._inbox.take_all(0):
             if isinstance(letter, Submit):
                 self._outbox.put(letter.stream, [reason])
-        for number in list(self._members):
-            self._fail(self._members[number].sequence, reason)
+        for member in self._members.values():
+            self._outbox.put(member.stream, [reason])
         self._outbox.flush()
+        self._members.clear()
+        self._running.clear()
+        self._waiting.clear()
 
     # -- mail
 
@@ -130,14 +135,11 @@ class EngineLoop:
         idle = not self._members and self._in_flight is None
         if idle:
             self._runner.trim(self._kv.extent_blocks())
+        # nothing runs and the first in the queue could not be admitted: wait for mail a little
         blocked = not idle and not self._running and self._in_flight is None
-        wait = IDLE_WAIT_SECONDS if idle else 0.01 if blocked and self._is_stuck() else 0.0
+        wait = IDLE_WAIT_SECONDS if idle else BLOCKED_WAIT_SECONDS if blocked else 0.0
         for letter in self._inbox.take_all(wait):
             self._read(letter)
-
-    def _is_stuck(self) -> bool:
-        """Nothing runs and the first in the queue could not be admitted: wait for mail a little."""
-        return self.counters.steps > 0 and len(self._waiting) > 0
 
     def _read(self, letter: Letter) -> None:
         match letter:
@@ -247,11 +249,14 @@ class EngineLoop:
         for grant, rows in launched.scored:
             self._emit_scores(grant, rows)
         for grant in launched.plan.grants:
-            self._after_prefill(grant)
+            if grant.scores and grant.sequence.prompt_tokens == 1:  # nothing predicts it
+                self._put_scores(grant.sequence, 1, [])
         for sequence, token, is_finite, raw in zip(
             launched.sampling, tokens, finite, raws, strict=True
         ):
             self._emit_token(sequence, token, is_finite, raw)
+        for grant in launched.plan.grants:
+            self._after_prefill(grant)
 
     def _emit_token(
         self, sequence: Sequence, token: int, is_finite: bool, raw: RawLogprob | None
@@ -272,11 +277,15 @@ class EngineLoop:
         self._put(member, member.pipe.accept(token, raw))
 
     def _emit_scores(self, grant: Grant, rows: LogprobRows) -> None:
-        member = self._members.get(grant.sequence.number)
+        raws = [raw for raw in _raw_logprobs(rows, len(rows.rows)) if raw is not None]
+        if grant.sequence.number in self._members and any(isnan(raw.chosen) for raw in raws):
+            self._fail_nan(grant.sequence)
+        self._put_scores(grant.sequence, grant.start + 1, raws)
+
+    def _put_scores(self, sequence: Sequence, start: int, raws: list[RawLogprob]) -> None:
+        member = self._members.get(sequence.number)
         if member is not None:
-            raws = _raw_logprobs(rows, len(rows.rows))
-            scores = [raw for raw in raws if raw is not None]
-            self._put(member, member.pipe.accept_prompt(grant.start + 1, scores))
+            self._put(member, member.pipe.accept_prompt(start, raws))
 
     def _after_prefill(self, grant: Grant) -> None:
         """The prompt is complete: share it; and end where nothing is to be generated."""
@@ -284,11 +293,11 @@ class EngineLoop:
         member = self._members.get(sequence.number)
         if grant.is_decode or member is None or sequence.state != "running":
             return
-        if self._shares_prefixes and grant.end >= sequence.prompt_tokens:
+        # a token was sampled after it, so its keys and values are numbers
+        if self._shares_prefixes and grant.samples and grant.end >= sequence.prompt_tokens:
             self._kv.commit(sequence)
-        if sequence.scores_prompt and sequence.prompt_tokens == 1:  # nothing predicts it
-            self._put(member, member.pipe.accept_prompt(1, []))
         if sequence.max_tokens == 0 and grant.end == sequence.prompt_tokens:
+            self.counters.prompt_tokens += sequence.prompt_tokens
             self._put(member, member.pipe.end_unsampled())
 
     def _put(self, member: Running, deltas: list[Delta]) -> None:
@@ -296,7 +305,8 @@ class EngineLoop:
             return
         self._outbox.put(member.stream, list(deltas))
         if isinstance(deltas[-1], Finished):
-            if self._shares_prefixes and member.sequence.state == "running":
+            sequence = member.sequence
+            if self._shares_prefixes and sequence.output_ids and sequence.state == "running":
                 self._kv.commit(member.sequence)
             self._leave(member.sequence)
 
