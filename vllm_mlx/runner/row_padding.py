@@ -6,6 +6,7 @@ its place among them. Sequences that ask to be reproducible are computed in prod
 number of rows whose places are all alike; which number that is gets measured, not assumed.
 """
 
+import time
 from typing import Any
 
 import mlx.core as mx
@@ -15,6 +16,10 @@ from msgspec import Struct
 
 from vllm_mlx.core.tiles import TILE_TOKENS
 
+LONGEST_PADDED = 32  # rows; more fill the tiles anyway
+LARGEST_TIMED = 1 << 23  # numbers in a weight; an embedding would take too long
+REPEATS = 5
+WORTH = 0.93  # padding must save so much, or the timing may be noise
 CANDIDATES = (8, 16, 12, 6, 4, 2, 1)  # in order of preference: fewer calls first, then cheaper
 
 
@@ -25,13 +30,13 @@ class RowPadding(Struct, frozen=True):
     product of ``prefill_rows``, so its bits are a function of its position alone.
     """
 
-    cheap_multiple: int = 1
+    cheaper: tuple[int, ...] = ()  # for 1, 2, ... rows: how many to compute
     decode_rows: int | None = None
     prefill_rows: int = TILE_TOKENS
 
     def cheap(self, rows: int) -> int:
-        """Rows to compute where only speed counts: part of a tile costs as much as all of it."""
-        return -(-rows // self.cheap_multiple) * self.cheap_multiple if rows < 12 else rows
+        """Rows to compute where only speed counts; never fewer than ``rows``."""
+        return self.cheaper[rows - 1] if 0 < rows <= len(self.cheaper) else rows
 
 
 def product_weights(model: Module) -> list[mx.array]:
@@ -48,7 +53,37 @@ def measure_padding(dtype: mx.Dtype, weights: list[mx.array]) -> RowPadding:
     if mx.default_device().type != mx.DeviceType.cpu or dtype != mx.float32:
         return RowPadding()
     alike = (rows for rows in CANDIDATES if _places_are_alike(rows, weights))
-    return RowPadding(cheap_multiple=4, decode_rows=next(alike, None))
+    return RowPadding(cheaper=_cheaper_rows(weights), decode_rows=next(alike, None))
+
+
+def _cheaper_rows(weights: list[mx.array]) -> tuple[int, ...]:
+    """For each small number of rows, the number from it on that takes the least time here.
+
+    How many rows fill a tile, and from how many on threads share the work well, differs from one
+    BLAS and number of threads to another: twice as many rows can take half the time.
+    """
+    sizes = [weight.size for weight in weights]
+    timed = [w for w in weights if w.size <= LARGEST_TIMED or w.size == min(sizes)]
+    if not timed:
+        return ()
+    seconds = [_fastest(rows, timed) for rows in range(1, LONGEST_PADDED + 1)]
+    chosen = []
+    for rows in range(1, LONGEST_PADDED + 1):
+        best = min(range(rows, LONGEST_PADDED + 1), key=lambda other: seconds[other - 1])
+        chosen.append(best if seconds[best - 1] < WORTH * seconds[rows - 1] else rows)
+    return tuple(chosen)
+
+
+def _fastest(rows: int, weights: list[mx.array]) -> float:
+    """Seconds of one product by each of ``weights``: the fastest of some, since others disturb."""
+    inputs = [mx.zeros((rows, 1, weight.shape[1])) for weight in weights]
+    mx.eval(inputs)
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        mx.eval([x @ weight.T for x, weight in zip(inputs, weights, strict=True)])
+        times.append(time.perf_counter() - started)
+    return min(times)
 
 
 def _places_are_alike(rows: int, weights: list[mx.array]) -> bool:
