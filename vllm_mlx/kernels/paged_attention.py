@@ -6,10 +6,14 @@ a CPU, where MLX has no fused kernel. Softmax is computed in float32 either way.
 """
 
 import itertools
+import math
 
 import mlx.core as mx
 
 from vllm_mlx.core.tiles import TILE_TOKENS
+
+# On a CPU, MLX computes a power of 2 two and a half times faster than a power of e, as exactly.
+LOG2_E = math.log2(math.e)
 
 
 def attend_decode(
@@ -33,10 +37,26 @@ def attend_decode(
         )
     n, heads = queries.shape[:2]
     kv_heads = keys.shape[1]
-    grouped = (queries * scale).reshape(n, kv_heads, heads // kv_heads, -1)
+    grouped = (queries * (scale * LOG2_E)).reshape(n, kv_heads, heads // kv_heads, -1)
     scores = grouped @ keys.swapaxes(-1, -2) + mask.astype(queries.dtype)
-    out = _softmax(scores, sinks, (1, kv_heads, heads // kv_heads, 1)) @ values
+    out = _weigh(scores, values, sinks, (1, kv_heads, heads // kv_heads, 1))
     return out.reshape(n, heads, 1, -1)
+
+
+class CausalMasks:
+    """Masks of one step, each made once: all layers, and all sequences alike, share them."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, int, int, int | None], mx.array] = {}
+
+    def seen(
+        self, start: int, tokens: int, keys_start: int, span: int, window_tokens: int | None
+    ) -> mx.array:
+        """As ``causal_mask``; only the distance of ``start`` and ``keys_start`` matters."""
+        kind = (start - keys_start, tokens, span, window_tokens)
+        if kind not in self._made:
+            self._made[kind] = causal_mask(start - keys_start, tokens, 0, span, window_tokens)
+        return self._made[kind]
 
 
 def attend_prefill(
@@ -49,6 +69,7 @@ def attend_prefill(
     scale: float,
     sinks: mx.array | None,
     fused: bool,
+    masks: CausalMasks | None = None,
 ) -> mx.array:
     """Several consecutive queries of one sequence, causal.
 
@@ -56,12 +77,13 @@ def attend_prefill(
     [1, kv_heads, span, key_dim] and ``values`` [1, kv_heads, span, value_dim] from position
     ``keys_start`` on. Returns [tokens, heads, 1, value_dim].
     """
+    masks = CausalMasks() if masks is None else masks
     tokens, heads = queries.shape[:2]
     if fused:
         end = start + tokens - keys_start
         mask: str | mx.array = "causal"  # aligned to the last key, as the queries are
         if window_tokens is not None and end > window_tokens:
-            mask = causal_mask(start, tokens, keys_start, end, window_tokens)
+            mask = masks.seen(start, tokens, keys_start, end, window_tokens)
         out = mx.fast.scaled_dot_product_attention(
             queries.transpose(2, 1, 0, 3),
             keys[:, :, :end],
@@ -72,10 +94,10 @@ def attend_prefill(
         )
         return out.transpose(2, 1, 0, 3)
     kv_heads = keys.shape[1]
-    grouped = (queries * scale).reshape(tokens, kv_heads, heads // kv_heads, -1)
+    grouped = (queries * (scale * LOG2_E)).reshape(tokens, kv_heads, heads // kv_heads, -1)
     tiles = [
         _attend_tile(
-            grouped[a - start : b - start], keys, values, a, keys_start, window_tokens, sinks
+            grouped[a - start : b - start], keys, values, a, keys_start, window_tokens, sinks, masks
         )
         for a, b in _tiles(start, start + tokens)
     ]
@@ -108,6 +130,7 @@ def _attend_tile(
     keys_start: int,
     window_tokens: int | None,
     sinks: mx.array | None,
+    masks: CausalMasks,
 ) -> mx.array:
     """``grouped`` [tokens, kv_heads, group, key_dim] -> [tokens, kv_heads, group, value_dim]."""
     tokens, kv_heads, group, key_dim = grouped.shape
@@ -118,18 +141,31 @@ def _attend_tile(
     tile_keys, tile_values = keys[0, :, span], values[0, :, span]
     query = grouped.transpose(1, 2, 0, 3).reshape(kv_heads, group * tokens, key_dim)
     scores = (query @ tile_keys.swapaxes(-1, -2)).reshape(kv_heads, group, tokens, -1)
-    mask = causal_mask(start, tokens, keys_start + first, scores.shape[-1], window_tokens)
+    mask = masks.seen(start, tokens, keys_start + first, scores.shape[-1], window_tokens)
     scores = mx.where(mask, scores, mx.array(-mx.inf, dtype=scores.dtype))
-    weights = _softmax(scores, sinks, (kv_heads, group, 1, 1))
-    out = weights.reshape(kv_heads, group * tokens, -1) @ tile_values
-    return out.reshape(kv_heads, group, tokens, -1).transpose(2, 0, 1, 3)
+    out = _weigh(scores, tile_values, sinks, (kv_heads, group, 1, 1))
+    return out.transpose(2, 0, 1, 3)
 
 
-def _softmax(scores: mx.array, sinks: mx.array | None, sink_shape: tuple[int, ...]) -> mx.array:
-    """Softmax over the last axis; a sink is one more logit that takes weight and gives nothing."""
-    if sinks is None:
-        return mx.softmax(scores, axis=-1, precise=True)
-    column = mx.broadcast_to(
-        sinks.astype(scores.dtype).reshape(sink_shape), (*scores.shape[:-1], 1)
-    )
-    return mx.softmax(mx.concatenate([column, scores], axis=-1), axis=-1, precise=True)[..., 1:]
+def _weigh(
+    scores: mx.array, values: mx.array, sinks: mx.array | None, sink_shape: tuple[int, ...]
+) -> mx.array:
+    """Softmax of ``scores`` [..., keys], given in units of log 2, times ``values``.
+
+    ``values`` has one batch axis less when several axes of scores share it: [kv_heads, group,
+    tokens, keys] by [kv_heads, keys, value_dim]. A sink is one more logit that takes weight and
+    gives nothing. In float32; the division comes after the product, where there is less to divide.
+    """
+    scores = scores.astype(mx.float32)
+    top = mx.max(scores, axis=-1, keepdims=True)
+    if sinks is not None:
+        sink = sinks.astype(mx.float32).reshape(sink_shape) * LOG2_E
+        top = mx.maximum(top, sink)
+    weights = mx.power(2.0, scores - top)
+    total = mx.sum(weights, axis=-1, keepdims=True)
+    if sinks is not None:
+        total = total + mx.power(2.0, sink - top)
+    shape = scores.shape
+    flat = weights.astype(values.dtype).reshape(*values.shape[:-2], -1, shape[-1])
+    out = (flat @ values).reshape(*shape[:-1], values.shape[-1])
+    return (out / total).astype(values.dtype)

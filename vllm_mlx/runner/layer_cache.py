@@ -63,6 +63,7 @@ class PagedLayerCache:
                 scale,
                 sinks,
                 self._fused,
+                layout.masks,
             )
             for span in layout.spans
         ]

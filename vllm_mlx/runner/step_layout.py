@@ -7,6 +7,7 @@ from msgspec import Struct
 from vllm_mlx.cache.blocks import blocks_for
 from vllm_mlx.cache.slabs import NULL_BLOCK, LayerSpec
 from vllm_mlx.core.tiles import TILE_TOKENS
+from vllm_mlx.kernels.paged_attention import CausalMasks
 from vllm_mlx.runner.base import Grant
 
 # A group of decode rows is padded to its longest; a new group starts when the padding would
@@ -47,6 +48,7 @@ class LayerLayout(Struct, frozen=True):
     slots: mx.array  # [rows * kv_heads]: where each row's key (and value) is written
     groups: list[DecodeGroup]
     spans: list[PrefillSpan]
+    masks: CausalMasks
 
     @property
     def covered_rows(self) -> range:
@@ -83,6 +85,7 @@ class StepLayout:
         self.trail = total_rows - lead - sum(grant.count for grant in grants)
         self.positions = mx.array(self._positions())
         self._layers: dict[tuple[int, int | None], LayerLayout] = {}
+        self._masks = CausalMasks()
 
     def first_rows(self) -> list[int]:
         """For each grant in the caller's order, its first row."""
@@ -100,6 +103,7 @@ class StepLayout:
                 slots=mx.array(self._slots(spec.kv_heads)),
                 groups=self._groups(spec),
                 spans=self._spans(spec),
+                masks=self._masks,
             )
         return self._layers[kind]
 
