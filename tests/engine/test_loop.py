@@ -78,7 +78,7 @@ def test_a_step_is_launched_before_the_one_before_is_read() -> None:
     counts = []
     for _ in range(5):
         bench.step()
-        counts.append(len(bench.tokens(0)))
+        counts.append(len(bench.sequences[0].output_ids))
     assert counts == [0, 1, 2, 3, 4]
     assert bench.sequences[0].num_sampled == 5
     assert bench.runner.unread_steps == 4  # the input of each decode row came from the device

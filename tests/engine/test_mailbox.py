@@ -93,3 +93,27 @@ def test_a_closed_loop_has_nobody_to_tell() -> None:
     loop.close()
     outbox.put(make_stream(), [END])
     outbox.flush()
+
+
+@pytest.mark.anyio
+async def test_short_steps_share_a_wake_up_but_first_and_last_deltas_do_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("vllm_mlx.engine.mailbox.time.monotonic", lambda: clock[0])
+    outbox, stream = Outbox(asyncio.get_running_loop()), make_stream()
+
+    async def seen(*deltas: object, after: float, soon: bool = True) -> list[object]:
+        clock[0] += after
+        outbox.put(stream, list(deltas))  # type: ignore[arg-type]
+        outbox.flush(more_comes_soon=soon)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return list(stream.take_ready())
+
+    a, b, c, d = (TextDelta(letter) for letter in "abcd")
+    assert await seen(a, after=0.0) == [a]  # the first
+    assert await seen(b, after=0.001) == []  # kept: more comes within the pace
+    assert await seen(c, after=0.004) == [b, c]  # the pace is over
+    assert await seen(d, after=0.001, soon=False) == [d]  # a long step follows
+    assert await seen(END, after=0.001) == [END]  # the last

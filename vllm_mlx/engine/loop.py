@@ -17,7 +17,15 @@ from vllm_mlx.core.delta import Delta, Finished
 from vllm_mlx.core.sequence import Sequence
 from vllm_mlx.core.step import Grant, StepPlan
 from vllm_mlx.engine.detokenize import TokenText
-from vllm_mlx.engine.mailbox import Abort, Drain, Inbox, Letter, Outbox, Submit
+from vllm_mlx.engine.mailbox import (
+    PACE_SECONDS,
+    Abort,
+    Drain,
+    Inbox,
+    Letter,
+    Outbox,
+    Submit,
+)
 from vllm_mlx.engine.output import OutputPipe, RawLogprob
 from vllm_mlx.engine.sampling import LogprobRows, Sampled, Sampler, score_tokens
 from vllm_mlx.engine.stream import EngineStream
@@ -115,7 +123,14 @@ class EngineLoop:
         previous, self._in_flight = self._in_flight, launched
         if previous is not None:
             self._collect(previous)
-        self._outbox.flush()
+        self._outbox.flush(more_comes_soon=self._ends_soon(launched))
+
+    def _ends_soon(self, launched: Launched | None) -> bool:
+        """Whether the next results are so near that those of this step may go with them."""
+        if launched is None or launched.plan.prefill_tokens:
+            return False
+        seconds = self._cost.decode_seconds(launched.plan.num_decode)
+        return seconds is not None and seconds < PACE_SECONDS
 
     def end(self, reason: VllmMlxError) -> None:
         """Tell everybody who still waits. Nothing is asked of parts that may be broken."""

@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
+import time
 from queue import Empty, SimpleQueue
 
 from msgspec import Struct
 
-from vllm_mlx.core.delta import Delta
+from vllm_mlx.core.delta import Delta, Finished
 from vllm_mlx.core.sequence import Sequence
 from vllm_mlx.engine.stream import EngineStream
+
+PACE_SECONDS = 0.004
 
 
 class Submit(Struct, frozen=True):
@@ -57,18 +60,31 @@ class Inbox:
 
 
 class Outbox:
-    """From the engine thread to one event loop: one wake-up a step, however many streams."""
+    """From the engine thread to one event loop: one wake-up a step, however many streams.
+
+    Steps shorter than ``PACE_SECONDS`` share one: nobody sees a difference, and waking a task per
+    token and stream would cost more than such a step. First and last deltas never wait.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._batch: list[tuple[EngineStream, list[Delta | Exception]]] = []
+        self._is_urgent = False
+        self._flushed_at = 0.0
 
     def put(self, stream: EngineStream, deltas: list[Delta | Exception]) -> None:
         self._batch.append((stream, deltas))
+        if not stream.has_begun or isinstance(deltas[-1], (Finished, Exception)):
+            stream.has_begun = self._is_urgent = True
 
-    def flush(self) -> None:
+    def flush(self, more_comes_soon: bool = False) -> None:
+        """Hand over what is here; may keep it if ``more_comes_soon``, within PACE_SECONDS."""
         if not self._batch:
             return
+        now = time.monotonic()
+        if more_comes_soon and not self._is_urgent and now - self._flushed_at < PACE_SECONDS:
+            return
+        self._flushed_at, self._is_urgent = now, False
         batch, self._batch = self._batch, []
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody is left to read
             self._loop.call_soon_threadsafe(_deliver, batch)

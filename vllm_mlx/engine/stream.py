@@ -15,6 +15,7 @@ class EngineStream:
         self._abort = abort
         self._ready: deque[Delta | Exception] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        self.has_begun = False  # the engine thread's note: something was sent
         self._is_over = False  # nothing more will be put
 
     def put(self, deltas: Sequence[Delta | Exception]) -> None:
