@@ -40,7 +40,9 @@ class Answer:
         return "".join(self.pieces)
 
 
-def checkpoint_source(path: Path | str, mode: str = "auto") -> CheckpointModel:
+def checkpoint_source(
+    path: Path | str, mode: str = "auto", dtype: str = "auto"
+) -> CheckpointModel:
     """As ``model=auto model.path=...`` builds it."""
     silent = SamplingDefaults(
         temperature=None,
@@ -53,7 +55,7 @@ def checkpoint_source(path: Path | str, mode: str = "auto") -> CheckpointModel:
     return CheckpointModel(
         path=str(path),
         revision=None,
-        dtype="auto",
+        dtype=dtype,
         mode=mode,
         context_tokens=None,
         trust_remote_code=False,
@@ -69,6 +71,7 @@ async def running_engine(
     path: Path | str,
     *,
     mode: str = "auto",
+    dtype: str = "auto",
     cache: str = "paged",
     block_tokens: int = 16,
     memory_gib: float | str = "auto",
@@ -84,7 +87,7 @@ async def running_engine(
         "target_itl_ms": None,
     }
     engine = GenerationEngine(
-        checkpoint_source(path, mode),
+        checkpoint_source(path, mode, dtype),
         ContinuousScheduler(**{**defaults, **scheduler}),
         CACHES[cache](block_tokens, memory_gib),
         progress=no_progress,

@@ -11,6 +11,7 @@ import mlx.core as mx
 from mlx.nn.layers.base import Module
 from msgspec import Struct
 
+from vllm_mlx.cache.blocks import blocks_for
 from vllm_mlx.cache.slabs import KvSlabs, LayerSpec
 from vllm_mlx.core.sequence import Sequence
 from vllm_mlx.runner.base import Grant, Unread
@@ -65,8 +66,9 @@ class TokenRowsRunner:
         self._selector = self._wrap_body(model)
 
     def forward(self, grants: list[Grant], unread: Unread | None) -> mx.array:
-        highest = max(max(grant.sequence.block_ids) for grant in grants)
-        self._slabs.ensure(highest + 1, self._capacity_blocks)
+        size = self._slabs.block_tokens  # blocks beyond this step may wait for their arrays
+        held = (g.sequence.block_ids[: blocks_for(g.end, size)] for g in grants)
+        self._slabs.ensure(max(map(max, held)) + 1, self._capacity_blocks)
         parts = self._split(grants)
         if len(parts) == 1:
             return self._run(parts[0], unread)

@@ -6,9 +6,11 @@ step without prefill, by number of decode rows, and the time that one prefill to
 
 from math import exp
 
-# Weight of the newest observation. Prefill follows growing context, so it follows quickly.
+# Weight of the newest observation. A chunk that was too long is felt by everybody who streams, one
+# that was too short by nobody: what costs more than thought is believed quickly, less slowly.
 DECODE_WEIGHT = 0.15
-PREFILL_WEIGHT = 0.3
+DEARER_WEIGHT = 0.5
+CHEAPER_WEIGHT = 0.1
 SMALLEST_CHUNK = 8
 
 
@@ -32,7 +34,9 @@ class StepCost:
         if base is None:
             return
         share = max(0.0, seconds - base) / prefill_tokens
-        self._per_prefill_token = _moved(self._per_prefill_token, share, PREFILL_WEIGHT)
+        known = self._per_prefill_token
+        dearer = known is not None and share > known
+        self._per_prefill_token = _moved(known, share, DEARER_WEIGHT if dearer else CHEAPER_WEIGHT)
 
     def decode_seconds(self, num_decode: int) -> float | None:
         """A step of so many decode rows and no prefill; None before anything was measured."""
