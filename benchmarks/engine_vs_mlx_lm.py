@@ -15,7 +15,7 @@ from typing import Any
 from common import interleave, make_engine, median_ratio, preload_blas, random_prompt, save
 
 PROMPT_TOKENS = 139
-OUTPUT_TOKENS = 48
+OUTPUT_TOKENS = 64
 
 
 class Window:
