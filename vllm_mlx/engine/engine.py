@@ -50,11 +50,11 @@ class GenerationEngine:
 
     @property
     def card(self) -> ModelCard:
-        return self._ready().card
+        return self._known().card
 
     @property
     def codec(self) -> TextCodec:
-        return self._ready().codec
+        return self._known().codec
 
     @property
     def status(self) -> EngineStatus:
@@ -107,7 +107,8 @@ class GenerationEngine:
         await asyncio.to_thread(thread.join)
 
     def submit(self, generation: Generation) -> EngineStream:
-        card = self._ready().card
+        self._check_ready()
+        card = self.card
         prompt_tokens = len(generation.prompt_ids)
         if prompt_tokens == 0:
             raise RequestError("The prompt has no tokens.", param="prompt", code="empty_prompt")
@@ -126,6 +127,8 @@ class GenerationEngine:
         )
         stream = EngineStream(sequence.number, self._abort)
         self._inbox.post(Submit(sequence, stream))
+        if self._state == "failed":  # since the first look: perhaps nobody reads the letter
+            self._check_ready()
         return stream
 
     def _waiting(self) -> int:
@@ -136,10 +139,15 @@ class GenerationEngine:
     def _abort(self, number: int) -> None:
         self._inbox.post(Abort(number))
 
-    def _ready(self) -> Loaded:
-        if self._loaded is None or self._state != "ready":
+    def _known(self) -> Loaded:
+        """What was loaded; while draining it is still needed."""
+        if self._loaded is None:
             raise EngineStopped(self._failure or f"the engine is {self._state}")
         return self._loaded
+
+    def _check_ready(self) -> None:
+        if self._state != "ready":
+            raise EngineStopped(self._failure or f"the engine is {self._state}")
 
     # -- on the engine thread
 
