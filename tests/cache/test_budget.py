@@ -53,3 +53,16 @@ def test_a_model_that_keeps_nothing_by_token_still_has_a_plan(device: pytest.Mon
 
 def test_this_machine_has_memory() -> None:
     assert 0 < budget.available_memory_bytes() <= budget.device_memory_bytes()
+
+
+METAL = {"max_recommended_working_set_size": 12 * GIB, "memory_size": 16 * GIB}
+CUDA = {"total_memory": 24 * GIB, "free_memory": 20 * GIB}
+
+
+@pytest.mark.parametrize(("info", "size"), [(METAL, 12 * GIB), (CUDA, 24 * GIB)])
+def test_a_gpu_is_asked_for_its_own_memory(
+    monkeypatch: pytest.MonkeyPatch, info: dict[str, int], size: int
+) -> None:
+    monkeypatch.setattr(budget, "_is_cpu", lambda: False)
+    monkeypatch.setattr(budget.mx, "device_info", lambda: info)
+    assert budget.device_memory_bytes() == size

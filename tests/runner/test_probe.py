@@ -7,6 +7,7 @@ import pytest
 from mlx_lm.models.cache import ArraysCache, BatchKVCache, CacheList, KVCache, RotatingKVCache
 
 from tests.checkpoints import VOCAB_TOKENS, random_model
+from vllm_mlx.runner import probe
 from vllm_mlx.runner.probe import Finding, find_mode
 from vllm_mlx.runner.token_rows import RowSelector
 
@@ -133,3 +134,11 @@ def test_nested_caches_are_no_token_rows() -> None:
     assert probed(nested).reason.startswith("a layer's state is not keys and values by position")
     mixed = altered(model, make_cache=lambda self: [KVCache(), ArraysCache(2)])
     assert probed(mixed).reason.startswith(NOT_BY_POSITION)
+
+
+def test_rounded_inputs_widen_the_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not probe.products_round_inputs()  # a CPU multiplies what it is given
+    assert probe.tolerance(mx.float32) == 1e-3
+    monkeypatch.setattr(mx, "full", lambda shape, _: mx.ones(shape))  # 1 + 2**-12 in 10 bits
+    assert probe.products_round_inputs()
+    assert probe.tolerance(mx.float32) == probe.tolerance(mx.float16) < probe.tolerance(mx.bfloat16)

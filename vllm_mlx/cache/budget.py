@@ -10,6 +10,8 @@ from vllm_mlx.errors import ModelError
 GIB = 1 << 30
 AUTO_SHARE = 0.6  # of what is left beside the weights; the rest is for activations and others
 SMALLEST_TOKENS = 256
+# What Metal says (the part that it should not exceed first), and CUDA.
+DEVICE_SIZES = ("max_recommended_working_set_size", "memory_size", "total_memory")
 
 
 class MemoryPlan(Struct, frozen=True):
@@ -49,9 +51,9 @@ def device_memory_bytes() -> int:
     """Memory of the device that computes."""
     if not _is_cpu():
         info = mx.device_info()
-        size = info.get("max_recommended_working_set_size") or info.get("memory_size")
-        if size:
-            return int(size)
+        for key in DEVICE_SIZES:
+            if size := info.get(key):
+                return int(size)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
