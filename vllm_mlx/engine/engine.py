@@ -5,6 +5,7 @@ import itertools
 import logging
 import threading
 import time
+from pathlib import Path
 from typing import Literal
 
 from vllm_mlx.cache.base import KvCache
@@ -21,6 +22,8 @@ from vllm_mlx.model.progress import Progress, ProgressBars
 from vllm_mlx.runner.base import Loaded, ModelSource
 from vllm_mlx.scheduler.base import Scheduler
 from vllm_mlx.scheduler.cost import StepCost, estimate_wait_seconds
+
+THREAD_END_SECONDS = 0.1
 
 State = Literal["starting", "ready", "draining", "stopped", "failed"]
 
@@ -95,7 +98,11 @@ class GenerationEngine:
             target=self._run, args=(outbox, loop, ready), name="engine", daemon=True
         )
         self._thread.start()
-        await ready
+        try:
+            await ready
+        except Exception:  # the thread ends by itself
+            await asyncio.to_thread(_join, self._thread)
+            raise
 
     async def stop(self, drain_seconds: float) -> None:
         thread = self._thread
@@ -104,7 +111,7 @@ class GenerationEngine:
         if self._state == "ready":
             self._state = "draining"
         self._inbox.post(Drain(time.monotonic() + drain_seconds))
-        await asyncio.to_thread(thread.join)
+        await asyncio.to_thread(_join, thread)
 
     def submit(self, generation: Generation) -> EngineStream:
         self._check_ready()
@@ -177,6 +184,21 @@ class GenerationEngine:
         self._loaded = loaded
         self._loop = EngineLoop(loaded, self._scheduler, self._kv, self._inbox, outbox, self._cost)
         return self._loop
+
+
+def _join(thread: threading.Thread) -> None:
+    """Until the thread is really gone.
+
+    What MLX keeps by thread (its cache of compiled functions) is taken down after Python's join
+    has returned, and needs the interpreter: one that ends meanwhile aborts the process.
+    """
+    thread.join()
+    task = Path(f"/proc/self/task/{thread.native_id}")
+    if not task.parent.exists():  # no Linux: nothing tells, but it takes far less than this
+        time.sleep(THREAD_END_SECONDS)
+    deadline = time.monotonic() + THREAD_END_SECONDS
+    while task.exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
 def _settle(
