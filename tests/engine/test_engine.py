@@ -409,7 +409,7 @@ async def test_when_the_thread_dies_everybody_is_told(
     async with toy_engine(toy, max_running=2, replies=LONG_REPLIES) as engine:
         engine.runner.gate.clear()
         streams = [engine.submit("x") for _ in range(4)]
-        await engine.until(lambda: engine.engine.status.running == 2)
+        await engine.until(lambda: len(engine.runner.grants) > 0)
 
         def broken(*_: Any) -> None:
             raise SystemError("out of luck")
