@@ -60,6 +60,7 @@ class RowsRunner:
         self._model, self._make_caches, self._batched = model, make_caches, batched
         self._alone: dict[int, LayerCaches] = {}
         self._batch = DecodeBatch()
+        self._allocated_bytes = 0  # of the last step: other threads ask, caches belong to this one
 
     def forward(self, grants: list[Grant], unread: Unread | None) -> mx.array:
         together = [g for g in grants if g.is_decode and g.samples and self._may_share(g.sequence)]
@@ -78,16 +79,21 @@ class RowsRunner:
 
     def state(self) -> list[mx.array]:
         caches = [*self._batch.caches, *(c for alone in self._alone.values() for c in alone)]
-        return [array for cache in caches for array in _arrays(cache.state)]
+        arrays = [array for cache in caches for array in _arrays(cache.state)]
+        self._allocated_bytes = sum(array.nbytes for array in arrays)
+        return arrays
 
     def forget(self, sequence: Sequence) -> None:
         self._alone.pop(sequence.number, None)
         if sequence.number in self._batch.numbers:
             self._batch.leave(sequence.number)
+        if not self._alone and not self._batch.numbers:
+            self._allocated_bytes = 0
 
     def reset(self) -> None:
         self._alone.clear()
         self._batch = DecodeBatch()
+        self._allocated_bytes = 0
 
     def scrub(self, block_ids: list[int]) -> None:
         """Nothing is shared between sequences."""
@@ -97,8 +103,7 @@ class RowsRunner:
 
     @property
     def allocated_bytes(self) -> int:
-        caches = [*self._batch.caches, *(c for alone in self._alone.values() for c in alone)]
-        return sum(array.nbytes for cache in caches for array in _arrays(cache.state))
+        return self._allocated_bytes
 
     def _may_share(self, sequence: Sequence) -> bool:
         """A reproducible sequence decodes alone: products of other shapes have other bits."""
