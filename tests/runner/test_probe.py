@@ -9,7 +9,8 @@ from mlx_lm.models.cache import ArraysCache, BatchKVCache, CacheList, KVCache, R
 from tests.checkpoints import VOCAB_TOKENS, random_model
 from vllm_mlx.runner import probe
 from vllm_mlx.runner.probe import Finding, find_mode
-from vllm_mlx.runner.token_rows import RowSelector
+from vllm_mlx.runner.row_padding import RowPadding
+from vllm_mlx.runner.token_rows import RowSelector, TokenRowsRunner
 
 SAME = "same logits as the model's own caches"
 WINDOWS: dict[str, list[int | None]] = {
@@ -142,3 +143,47 @@ def test_rounded_inputs_widen_the_tolerance(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(mx, "full", lambda shape, _: mx.ones(shape))  # 1 + 2**-12 in 10 bits
     assert probe.products_round_inputs()
     assert probe.tolerance(mx.float32) == probe.tolerance(mx.float16) < probe.tolerance(mx.bfloat16)
+
+
+def test_calls_are_made_as_wide_as_the_backend_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = random_model("llama")
+    layers = probe.layer_specs(model)
+    assert isinstance(layers, list)
+    monkeypatch.setattr(probe, "WIDEST_CALL", 256)
+    assert probe.most_rows(model, layers, 16) is None
+    forward = TokenRowsRunner._logits
+
+    def failing(self: Any, inputs: mx.array, *rest: Any) -> mx.array:
+        if inputs.shape[0] >= 128:
+            raise RuntimeError("invalid argument")
+        return forward(self, inputs, *rest)
+
+    monkeypatch.setattr(TokenRowsRunner, "_logits", failing)
+    assert probe.most_rows(model, layers, 16) == 64
+
+
+@pytest.mark.parametrize("most_rows", [1, 5, 8])
+def test_calls_of_few_rows_give_the_same_logits(
+    monkeypatch: pytest.MonkeyPatch, most_rows: int
+) -> None:
+    model, _ = random_model("llama")
+    layers = probe.layer_specs(model)
+    assert isinstance(layers, list)
+    widths: list[int] = []
+    forward = TokenRowsRunner._logits
+
+    def counted(self: Any, inputs: mx.array, *rest: Any) -> mx.array:
+        widths.append(inputs.shape[0])
+        return forward(self, inputs, *rest)
+
+    monkeypatch.setattr(TokenRowsRunner, "_logits", counted)
+    prompts = [tuple(range(10, 50)), tuple(range(60, 93))]
+    found = []
+    for padding in (RowPadding(), RowPadding(most_rows=most_rows)):
+        widths.clear()
+        runner = TokenRowsRunner(model, layers, 16, 8, padding, False)
+        found.append(probe._interleaved_logits(runner, prompts, 16))
+    assert max(widths) == most_rows
+    for (places, wide), (others, narrow) in zip(*found, strict=True):
+        assert places == others
+        assert probe.relative_gap(narrow, wide) < 1e-5

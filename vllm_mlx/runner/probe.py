@@ -25,6 +25,7 @@ from vllm_mlx.runner.token_rows import TokenRowsRunner
 SHORTEST_PROBE_TOKENS = 40
 LONGEST_PROBE_TOKENS = 1200
 CHUNKS = (7, 1, 19, 2, 64, 5, 1, 128, 3)  # uneven, and crossing tiles at odd places
+WIDEST_CALL = 2048  # rows; kernels are launched in the same shape for more
 BATCH_LENGTHS = (9, 17, 5)
 BATCHES = ((0, 1), (0, 1, 2), (0, 1, 2), (1, 2))  # who decodes in each step: one joins, one leaves
 
@@ -35,6 +36,7 @@ class Finding(Struct, frozen=True):
     mode: str  # token_rows, rows (batched) or single_rows
     reason: str
     layers: list[LayerSpec] = []
+    most_rows: int | None = None  # of one call; None: any number
 
 
 def find_mode(
@@ -49,7 +51,12 @@ def find_mode(
         else:
             refusal = _token_rows_differ(model, layers, vocab_tokens, block_tokens, fused)
             if refusal is None:
-                return Finding("token_rows", "same logits as the model's own caches", layers)
+                reason = "same logits as the model's own caches"
+                on_cuda = fused and mx.cuda.is_available()
+                limit = most_rows(model, layers, block_tokens) if on_cuda else None
+                if limit is not None:
+                    reason += f"; {limit} rows a call, since the backend fails with more"
+                return Finding("token_rows", reason, layers, limit)
     try:
         difference = _batch_differs(model, vocab_tokens)
     except Exception as error:  # a cache that cannot be merged says so in many ways
@@ -100,6 +107,32 @@ def _token_rows_differ(
             runner.release_model()
             return f"token rows give other logits (relative difference {gap:.1e})"
     return None
+
+
+def most_rows(model: Module, layers: list[LayerSpec], block_tokens: int) -> int | None:
+    """How many rows this backend can compute in one call; None for any number.
+
+    MLX launches some CUDA kernels (rope over fewer than 32 dimensions) in a shape that CUDA does
+    not know as soon as there are 128 rows or more.
+    """
+    rows = WIDEST_CALL
+    while rows > 1 and not _can_compute(model, layers, block_tokens, rows):
+        rows //= 2
+    return None if rows == WIDEST_CALL else rows
+
+
+def _can_compute(model: Module, layers: list[LayerSpec], block_tokens: int, rows: int) -> bool:
+    blocks = blocks_for(rows, block_tokens)
+    sequence = Sequence(Generation(id="probe", prompt_ids=(1,) * rows), 0, 1)
+    sequence.block_ids = list(range(1, blocks + 1))
+    # a stream of its own: what was launched before the failure is never run
+    with mx.stream(mx.new_stream(mx.default_device())):
+        runner = TokenRowsRunner(model, layers, block_tokens, blocks + 1, RowPadding(), True)
+        try:
+            mx.eval(runner.forward([Grant(sequence, 0, rows, samples=True)], None), runner.state())
+        except RuntimeError:
+            return False
+    return True
 
 
 def _past_windows(tokens: int, windows: list[int | None]) -> int:

@@ -27,12 +27,14 @@ class RowPadding(Struct, frozen=True):
     """``decode_rows``: rows of a reproducible product; None where the backend has no such number.
 
     A prefill token of a reproducible sequence sits at place ``position % prefill_rows`` of a
-    product of ``prefill_rows``, so its bits are a function of its position alone.
+    product of ``prefill_rows``, so its bits are a function of its position alone. ``most_rows``:
+    what one call can have on this backend (``probe.most_rows``); None for any number.
     """
 
     cheaper: tuple[int, ...] = ()  # for 1, 2, ... rows: how many to compute
     decode_rows: int | None = None
     prefill_rows: int = TILE_TOKENS
+    most_rows: int | None = None
 
     def cheap(self, rows: int) -> int:
         """Rows to compute where only speed counts; never fewer than ``rows``."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
+from msgspec import structs
 
 from vllm_mlx.cache.base import KvCache
 from vllm_mlx.core.card import ModelCard
@@ -163,7 +164,8 @@ def _make_runner(
     model: Any, finding: Finding, block_tokens: int, capacity_blocks: int, fused: bool
 ) -> GenerationRunner:
     if finding.mode == "token_rows":
-        padding = measure_padding(finding.layers[0].dtype, product_weights(model))
+        measured = measure_padding(finding.layers[0].dtype, product_weights(model))
+        padding = structs.replace(measured, most_rows=finding.most_rows)
         return TokenRowsRunner(model, finding.layers, block_tokens, capacity_blocks, padding, fused)
     return RowsRunner(model, lambda: make_prompt_cache(model), batched=finding.mode == "rows")
 

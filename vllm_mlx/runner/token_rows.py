@@ -80,7 +80,7 @@ class TokenRowsRunner:
         rows = self._padding.decode_rows
         exact = [g for g in grants if rows is not None and g.sequence.is_reproducible]
         if rows is None or not exact:
-            return [self._part(grants)]
+            return self._parts(grants)
         decode = [g for g in exact if g.is_decode]
         parts = [
             Part(grants=decode[i : i + rows], total_rows=rows, exact=True)
@@ -90,10 +90,14 @@ class TokenRowsRunner:
             if not grant.is_decode:
                 parts += _tiles_of(grant, self._padding.prefill_rows)
         rest = [g for g in grants if not g.sequence.is_reproducible]
-        return [*([self._part(rest)] if rest else []), *parts]
+        return [*(self._parts(rest) if rest else []), *parts]
 
-    def _part(self, grants: list[Grant]) -> "Part":
-        return Part(grants=grants, total_rows=self._padding.cheap(sum(g.count for g in grants)))
+    def _parts(self, grants: list[Grant]) -> list["Part"]:
+        """One for all, where the backend can compute so many rows at once."""
+        return [
+            Part(grants=some, total_rows=self._padding.cheap(sum(g.count for g in some)))
+            for some in _within(grants, self._padding.most_rows)
+        ]
 
     def _run(self, part: "Part", unread: Unread | None) -> mx.array:
         """One forward call: logits of the part's rows, in the order of its grants."""
@@ -174,15 +178,38 @@ def _tiles_of(grant: Grant, tile_rows: int) -> list[Part]:
     edges = [grant.start, *range((grant.start // tile_rows + 1) * tile_rows, grant.end, tile_rows)]
     parts = []
     for start, end in zip(edges, [*edges[1:], grant.end], strict=True):
-        piece = Grant(
-            sequence=grant.sequence,
-            start=start,
-            count=end - start,
-            samples=grant.samples and end == grant.end,
-            scores=grant.scores,
-        )
+        piece = _cut(grant, start, end)
         parts.append(Part([piece], total_rows=tile_rows, lead=start % tile_rows, exact=True))
     return parts
+
+
+def _within(grants: list[Grant], most_rows: int | None) -> list[list[Grant]]:
+    """Lists of at most ``most_rows`` rows, in order; a grant that does not fit is cut."""
+    if most_rows is None or sum(grant.count for grant in grants) <= most_rows:
+        return [grants]
+    lists: list[list[Grant]] = []
+    room = 0
+    for grant in grants:
+        start = grant.start
+        while start < grant.end:
+            if room == 0:
+                lists.append([])
+                room = most_rows
+            end = min(start + room, grant.end)
+            lists[-1].append(_cut(grant, start, end))
+            room -= end - start
+            start = end
+    return lists
+
+
+def _cut(grant: Grant, start: int, end: int) -> Grant:
+    return Grant(
+        sequence=grant.sequence,
+        start=start,
+        count=end - start,
+        samples=grant.samples and end == grant.end,
+        scores=grant.scores,
+    )
 
 
 def _in_order(grants: list[Grant], parts: list[Part], pieces: list[mx.array]) -> mx.array:
