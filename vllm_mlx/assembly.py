@@ -85,6 +85,9 @@ def build_part(node: DictConfig, settings: Settings) -> Any:
 
 def build_engine(settings: ServerSettings, cfg: DictConfig) -> Engine:
     """The engine of one model, not started: nothing is read from disk yet."""
+    from vllm_mlx.model.open_files import import_mlx_lm
+
+    import_mlx_lm()
     from vllm_mlx.engine.engine import GenerationEngine
 
     return GenerationEngine(
