@@ -139,7 +139,7 @@ class EngineCollector(Collector):
             gauge.add_metric(label, value)
             yield gauge
         counters = (
-            ("vllm:prompt_tokens", "Prompt tokens, as billed.", status.prompt_tokens_total),
+            ("vllm:prompt_tokens", "Prompt tokens of every choice.", status.prompt_tokens_total),
             ("vllm:generation_tokens", "Tokens sampled.", status.completion_tokens_total),
             ("vllm:num_preemptions", "Sequences sent back to the queue.", status.preemptions),
             ("vllm_mlx:engine_steps", "Turns of the engine loop.", status.steps),

@@ -101,7 +101,9 @@ async def test_echo(stream: bool) -> None:
 async def test_echo_of_token_ids_is_their_text() -> None:
     async with serving(FakeEngine(say("x"))) as client:
         reply = await client.complete(prompt=[BOS, 97, 98], echo=True)
+        special = await client.complete(prompt=[BOS, 97, 98], echo=True, skip_special_tokens=False)
     assert reply.json["choices"][0]["text"] == "abx"
+    assert special.json["choices"][0]["text"] == "<256>abx"
 
 
 async def test_scoring_a_prompt_without_generating() -> None:

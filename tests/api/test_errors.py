@@ -143,6 +143,8 @@ async def test_unsupported_values_are_named(fields: dict[str, Any], param: str) 
         b'{"metadata":' + b"[" * 100_000,
         b'{"messages":[{"role":"user","content":"\\ud800"}]}',
         b'{"messages":[{"role":"user","content":"x"}]} trailing',
+        b'{"messages":[{"role":"user","content":"x"}],"\xff":1}',
+        b'{"messages":[{"role":"user","content":"x"}],"what":"\xff"}',
     ],
 )
 async def test_invalid_json(body: bytes) -> None:
@@ -239,6 +241,8 @@ async def test_content_types() -> None:
         assert await status("application/x-www-form-urlencoded", origin="http://evil") == 415
         assert await status("text/plain") == 415
         assert await status("multipart/form-data; boundary=x") == 415
+        assert await status("application/json", **{"content-encoding": "gzip"}) == 415
+        assert await status("application/json", **{"content-encoding": "identity"}) == 200
 
 
 async def test_routes_and_methods() -> None:

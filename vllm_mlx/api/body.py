@@ -18,6 +18,7 @@ IGNORED_HEADER = "x-ignored-fields"
 PLACE = re.compile(r"^(?P<what>.*?)(?: - at `(?:key` in `)?\$(?P<path>.*)`)?$", re.DOTALL)
 MEMBER = re.compile(r"Object (?:missing required|contains unknown) field `(.+)`")
 JSON_TYPES = re.compile(r"application/(?:json|[\w.+-]+\+json)|text/json")
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 FORM_TYPE = "application/x-www-form-urlencoded"  # what `curl -d` claims; the body is JSON
 
 
@@ -35,14 +36,16 @@ class BodyType(Generic[T]):
             return self._decode(data)
         except msgspec.ValidationError as error:
             raise self._refusal(str(error)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RequestError(
-                f"The body is not valid JSON: {error}", code="invalid_json"
-            ) from None
+        except NOT_JSON as error:
+            raise not_json(error) from None
 
     def unknown_fields(self, data: bytes) -> list[str]:
-        """Fields of a valid body that the type does not know."""
-        return find_unknown(msgspec.json.decode(data), self._shape)
+        """Fields that the type does not know; what is in them must be JSON too (RequestError)."""
+        try:
+            value = msgspec.json.decode(data)
+        except NOT_JSON as error:
+            raise not_json(error) from None
+        return find_unknown(value, self._shape)
 
     def _refusal(self, words: str) -> RequestError:
         found = PLACE.match(words)
@@ -116,8 +119,18 @@ class BodyReader:
         )
 
 
+def not_json(error: Exception) -> RequestError:
+    return RequestError(f"The body is not valid JSON: {error}", code="invalid_json")
+
+
 def check_content_type(req: falcon.asgi.Request) -> None:
     """JSON, nothing, or curl's form type; the latter not from a browser, which could forge it."""
+    if (req.get_header("content-encoding") or "identity").strip().lower() != "identity":
+        raise ApiError(
+            415,
+            "The body must not be compressed (content-encoding).",
+            code="unsupported_media_type",
+        )
     given = (req.content_type or "").partition(";")[0].strip().lower()
     if not given or JSON_TYPES.fullmatch(given):
         return

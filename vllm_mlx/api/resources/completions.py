@@ -32,7 +32,8 @@ class CompletionsResource:
             encode_prompts, own.engine.codec, prompts, body.add_special_tokens is not False
         )
         ids = await own.offload.run(encode)
-        texts = await self._texts(prompts) if body.echo else ()
+        skip_special = body.skip_special_tokens is not False
+        texts = await self._texts(prompts, skip_special) if body.echo else ()
         id, created = new_id("cmpl"), int(time.time())
         total = sum(len(prompt) for prompt in ids)
         question = Question(
@@ -55,12 +56,17 @@ class CompletionsResource:
         )
         await own.responder.respond(req, resp, question, reply, fold)
 
-    async def _texts(self, prompts: Sequence[completions.Prompt]) -> list[str]:
+    async def _texts(
+        self, prompts: Sequence[completions.Prompt], skip_special_tokens: bool
+    ) -> list[str]:
         """What ``echo`` shows: a text prompt as it was given, ids as the text they stand for."""
         codec = self._services.engine.codec
         return await self._services.offload.run(
             lambda: [
-                prompt if isinstance(prompt, str) else codec.decode(prompt) for prompt in prompts
+                prompt
+                if isinstance(prompt, str)
+                else codec.decode(prompt, skip_special_tokens=skip_special_tokens)
+                for prompt in prompts
             ]
         )
 
