@@ -14,6 +14,7 @@ from tests.engine.naive_sampling import Array, adjusted, choose, likely, softmax
 from tests.sequences import make_sequence
 from vllm_mlx.core.generation import Sampling, Stopping
 from vllm_mlx.core.sequence import Sequence
+from vllm_mlx.engine import sampling as sampling_module
 from vllm_mlx.engine.sampling import Sampler, keep_likely, score_tokens, uniform_of
 
 VOCAB = 23
@@ -128,6 +129,26 @@ def test_exactly_the_likely_stay(
     assert set(np.flatnonzero(np.array(kept[0])).tolist()) == expected
     for token in expected:  # and as they were
         assert kept[0, token].item() == np.float32(weights[token])
+
+
+@pytest.mark.parametrize(
+    ("top_p", "count"), [(0.25, 1), (0.5, 1), (0.5001, 2), (0.75, 2), (0.76, 4), (1.0, 4)]
+)
+def test_a_nucleus_that_is_reached_exactly_is_large_enough(top_p: float, count: int) -> None:
+    weights = mx.array([[0.5, 0.25, 0.125, 0.125]])
+    assert mx.sum(keep_likely(weights, [0], [top_p], [0.0]) > 0).item() == count
+
+
+@pytest.mark.parametrize(("point", "expected"), [(0.0, 3), (1 - 2**-24, 7)])
+def test_the_outermost_points_choose_a_token_that_may_be(
+    point: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not an excluded one before the first or after the last."""
+    monkeypatch.setattr(sampling_module, "uniform_of", lambda sequence: point)
+    logits = [0.0] * VOCAB
+    logits[3], logits[5], logits[7] = 9.0, 8.0, 7.0
+    sequence = make_sequence(sampling=Sampling(top_k=3))
+    assert sample([(sequence, logits)]) == [expected]
 
 
 def test_no_limit_touches_nothing() -> None:
