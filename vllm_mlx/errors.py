@@ -95,7 +95,13 @@ class CapacityError(VllmMlxError):
 
 
 class QueueFull(CapacityError):
-    """The waiting queue is at its cap."""
+    """The waiting queue is at its cap. ``limit``: sequences that fit when nobody else is there."""
+
+    def __init__(
+        self, message: str, retry_after_seconds: int = 1, limit: int | None = None
+    ) -> None:
+        super().__init__(message, retry_after_seconds)
+        self.limit = limit
 
 
 class RequestTimedOut(VllmMlxError):

@@ -257,13 +257,24 @@ async def test_routes_and_methods() -> None:
 
 
 async def test_queue_full() -> None:
-    engine = FakeEngine(queue_limit=2)
+    engine = FakeEngine(queue_limit=3)
     async with serving(engine) as client:
+        client.begin_chat()
+        await until(lambda: len(engine.live) == 1)
         reply = await client.chat(n=3)
         assert (reply.status, reply.headers["retry-after"]) == (429, "7")
         assert reply.error["code"] == "queue_full"
-        assert engine.live == [], "the two that fitted are aborted"
-        assert all(stream.aborts == 1 for stream in engine.streams)
+        assert len(engine.live) == 1, "the two that fitted are aborted"
+        assert [stream.aborts for stream in engine.streams] == [0, 1, 1]
+
+
+async def test_more_choices_than_the_queue_ever_holds() -> None:
+    engine = FakeEngine(queue_limit=2)
+    async with serving(engine) as client:
+        reply = await client.chat(n=3)
+    assert (reply.status, reply.error["param"]) == (400, "n")
+    assert "retry-after" not in reply.headers
+    assert engine.live == []
 
 
 async def test_before_the_model_is_loaded() -> None:

@@ -11,7 +11,7 @@ from vllm_mlx.core.delta import Delta, Finished, ReasoningDelta, TextDelta, Usag
 from vllm_mlx.core.generation import Generation
 from vllm_mlx.dialect.base import ReplyStream
 from vllm_mlx.engine.base import DeltaStream, Engine
-from vllm_mlx.errors import GenerationFailed, RequestTimedOut
+from vllm_mlx.errors import GenerationFailed, QueueFull, RequestError, RequestTimedOut
 from vllm_mlx.metrics import AnswerMetrics
 
 
@@ -29,16 +29,30 @@ class Question(Struct, frozen=True, kw_only=True):
 
 
 def submit_all(engine: Engine, generations: Sequence[Generation]) -> list[DeltaStream]:
-    """All or none: if one does not fit, those before it are aborted and the error is raised."""
+    """All or none: if one does not fit, those before it are aborted and the error is raised.
+
+    More than the queue ever holds are a RequestError: waiting would not help.
+    """
     streams: list[DeltaStream] = []
     try:
         for generation in generations:
             streams.append(engine.submit(generation))
-    except BaseException:
+    except BaseException as error:
         for stream in streams:
             stream.abort()
+        if isinstance(error, QueueFull) and error.limit is not None:
+            check_fits(len(generations), error.limit)
         raise
     return streams
+
+
+def check_fits(choices: int, limit: int) -> None:
+    if choices > limit:
+        raise RequestError(
+            f"This server holds at most {limit} choices at a time, got {choices}.",
+            param="n",
+            code="too_many_choices",
+        ) from None
 
 
 class Answer:

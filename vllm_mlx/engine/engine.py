@@ -124,10 +124,12 @@ class GenerationEngine:
         if room < (0 if asked == 0 else 1):
             raise PromptTooLong(prompt_tokens, card.context_tokens)
         waiting = self._waiting()
-        if waiting >= self._scheduler.max_waiting + self._scheduler.max_running:
+        limit = self._scheduler.max_waiting + self._scheduler.max_running
+        if waiting >= limit:
             raise QueueFull(
                 f"{waiting} requests are running or waiting; try again later",
                 estimate_wait_seconds(waiting, self._cost.decode_seconds(1)),
+                limit,
             )
         sequence = Sequence(
             generation, next(self._numbers), room if asked is None else min(asked, room)
