@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: engines in process, prompts, medians with intervals, results."""
+"""Shared by the benchmarks: engines in process, prompts, medians with intervals, results."""
 
 import json
 import os

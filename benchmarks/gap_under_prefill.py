@@ -39,7 +39,7 @@ async def one_round(port: int, number: int) -> dict[str, float]:
         )
         for i in range(STREAMS)
     ]
-    while not all(arrivals):  # the lists are filled by tasks of this loop
+    while not all(arrivals):  # noqa: ASYNC110 - filled by tasks of this loop
         await asyncio.sleep(0.05)
     calm_from = time.perf_counter()
     await asyncio.sleep(CALM_SECONDS)

@@ -40,9 +40,7 @@ class Answer:
         return "".join(self.pieces)
 
 
-def checkpoint_source(
-    path: Path | str, mode: str = "auto", dtype: str = "auto"
-) -> CheckpointModel:
+def checkpoint_source(path: Path | str, mode: str = "auto", dtype: str = "auto") -> CheckpointModel:
     """As ``model=auto model.path=...`` builds it."""
     silent = SamplingDefaults(
         temperature=None,
