@@ -49,17 +49,18 @@ class DailyWrites:
             self.state.written_bytes = max(0, self.state.written_bytes - num_bytes)
 
     def reserve(self) -> None:
-        """Before writing what was taken. Raises OSError."""
+        """Before writing what was taken; one thread only. Raises OSError."""
         with self._lock:
-            if self.state.written_bytes > self._reserved_bytes:
-                ahead = self.state.written_bytes + STEP_BYTES
-                self._save(ahead if self.limit_bytes is None else min(ahead, self.limit_bytes))
+            ahead = self.state.written_bytes + STEP_BYTES
+            if self.limit_bytes is not None:
+                ahead = min(ahead, self.limit_bytes)
+            is_enough = self.state.written_bytes <= self._reserved_bytes
+        if not is_enough:
+            self._save(ahead)
 
     def save(self) -> None:
-        """The exact count: at the end, or when nothing is queued. Raises OSError."""
-        with self._lock:
-            self._turn_page()
-            self._save(self.state.written_bytes)
+        """The exact count: at the end, or when nothing is queued; one thread. Raises OSError."""
+        self._save(self.written_bytes)
 
     def _turn_page(self) -> None:
         today = datetime.fromtimestamp(self._clock(), UTC).date().isoformat()
@@ -67,6 +68,7 @@ class DailyWrites:
             self.state.day, self.state.written_bytes, self._reserved_bytes = today, 0, 0
 
     def _save(self, written_bytes: int) -> None:
+        """Without the lock: nobody waits for this file."""
+        self._reserved_bytes = written_bytes
         rate = self.state.read_bytes_per_second
         save_state(self._directory, DiskState(self.state.day, written_bytes, rate))
-        self._reserved_bytes = written_bytes

@@ -1,4 +1,4 @@
-"""Which records the SSD tier holds, and which of them goes first. Integers only: no file is touched.
+"""Which records the SSD tier holds, and which of them goes first. No file is touched here.
 
 A record whose parent is missing is kept: it is found again as soon as its parent is written again.
 Eviction is least recently used, leaves first. Safe from any thread; no method waits for the disk.
@@ -52,7 +52,7 @@ class DiskIndex:
 
     def __init__(
         self,
-        on_free: Callable[[list[int]], None],
+        on_free: Callable[[Sequence[int]], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._on_free, self._clock = on_free, clock

@@ -16,9 +16,11 @@ bytes of an older record at the same place never pass for it.
 
 import os
 import zlib
+from collections.abc import Sequence
 from hashlib import blake2b
 from struct import Struct as Packing
 from struct import error as PackingError
+from struct import pack
 
 from msgspec import Struct
 
@@ -114,6 +116,11 @@ def plan_layout(block_bytes: int, block_tokens: int, segment_bytes: int) -> Layo
     return Layout(extents, header, payload)
 
 
+def pack_tokens(token_ids: Sequence[int]) -> bytes:
+    """int32 each, as they lie in a header."""
+    return pack(f"<{len(token_ids)}i", *token_ids)
+
+
 def encode_header(header: RecordHeader) -> bytes:
     body = (
         HEADER.pack(
@@ -173,8 +180,9 @@ def decode_header(slot: bytes | memoryview, fingerprint: bytes) -> RecordHeader:
 
 
 def payload_checksum(payload: bytes | memoryview, key: bytes, serial: int, part: int) -> int:
-    """CRC-32 of a part, begun from who it is: two different beginnings never meet on equal bytes."""
-    return zlib.crc32(payload, zlib.crc32(key + serial.to_bytes(8, "little") + bytes([part & 255])))
+    """CRC-32 of a part, begun from who it is: equal bytes of two records have different sums."""
+    who = key + serial.to_bytes(8, "little") + part.to_bytes(2, "little")
+    return zlib.crc32(payload, zlib.crc32(who))
 
 
 def encode_superblock(block: Superblock) -> bytes:

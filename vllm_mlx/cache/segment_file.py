@@ -85,7 +85,7 @@ class SegmentFile:
     # -- headers and recency
 
     def headers(self) -> Iterator[tuple[int, memoryview]]:
-        """Every slot whose header is not blank, with its bytes; those that are cut off are short."""
+        """Every slot whose header is not blank, with its bytes; a slot that is cut off is short."""
         step, slot = self.layout.header_bytes, 0
         batch = max(1, SCAN_BYTES // step)
         while slot < self.layout.extents:

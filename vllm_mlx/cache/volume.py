@@ -131,13 +131,16 @@ class Volume:
         None (and nothing taken) where there is no room. Raises OSError.
         """
         taken: list[int] = []
-        while len(taken) < count:
-            extent = self._take_one()
-            if extent is None:
+        try:
+            while len(taken) < count:
+                extent = self._take_one()
+                if extent is None:
+                    break
+                taken.append(extent)
+        finally:
+            if len(taken) < count:
                 self.free(taken)
-                return None
-            taken.append(extent)
-        return sorted(taken)
+        return sorted(taken) if len(taken) == count else None
 
     def free(self, extents: Sequence[int]) -> None:
         with self._lock:
