@@ -14,7 +14,7 @@ from msgspec import Struct
 from vllm_mlx.cache.disk_index import Record
 from vllm_mlx.cache.extents import DamagedError, payload_checksum
 from vllm_mlx.cache.restore import Chunk, ReadMeter, Restore
-from vllm_mlx.cache.staging import StagingPool
+from vllm_mlx.cache.staging import Staging, StagingPool
 from vllm_mlx.cache.volume import Volume
 
 CHUNK_BYTES = 8 << 20
@@ -126,45 +126,45 @@ class DiskReader:
 
     def _run(self) -> None:
         while (step := self._next()) is not None:
-            task, buffer = step
+            task, staging = step
             try:
-                self._read_task(task, buffer)
+                self._read_task(task, staging)
             except Exception:  # of any kind: a dead thread would leave requests waiting
                 logger.exception("SSD tier: reading failed")
                 task.restore.cancel()
             self._end(task)
 
-    def _next(self) -> tuple[Task, memoryview | None] | None:
+    def _next(self) -> tuple[Task, Staging | None] | None:
         """The first task, once there is memory for it: in order, so that the chunk that a consumer
         waits for never waits for memory that later chunks hold."""
         with self._changed:
             while not self._is_closed:
                 if self._tasks:
-                    task, buffer = self._tasks[0], None
+                    task, staging = self._tasks[0], None
                     needs = task.num_bytes > 0 and task.restore.wants(task.number)
                     if needs:
-                        buffer = self._pool.take(task.num_bytes, task.restore.is_urgent)
-                    if buffer is not None or not needs:
+                        staging = self._pool.take(task.num_bytes, task.restore.is_urgent)
+                    if staging is not None or not needs:
                         self._waiting_bytes -= task.num_bytes
-                        return self._tasks.popleft(), buffer
+                        return self._tasks.popleft(), staging
                 self._changed.wait()
             return None
 
     def _end(self, task: Task) -> None:
         self._on_end([source for source in task.sources if isinstance(source, Record)])
 
-    def _read_task(self, task: Task, buffer: memoryview | None) -> None:
+    def _read_task(self, task: Task, staging: Staging | None) -> None:
         payloads: list[memoryview] = []
         if task.restore.wants(task.number):
             self.meter.begin()
             try:
-                payloads = self._read(task.sources, buffer)
+                payloads = self._read(task.sources, staging.view if staging else None)
             except BaseException:
-                self._pool.give_back(buffer, [])
+                self._pool.give_back(staging, [])
                 raise
             finally:
-                self.meter.end(sum(len(payload) for payload in payloads) if buffer else 0)
-        chunk = Chunk(payloads, self._pool, buffer)
+                self.meter.end(sum(len(payload) for payload in payloads) if staging else 0)
+        chunk = Chunk(payloads, self._pool, staging)
         task.restore.deliver(task.number, chunk, len(payloads) == len(task.sources))
 
     def _read(self, sources: Sequence[Source], buffer: memoryview | None) -> list[memoryview]:

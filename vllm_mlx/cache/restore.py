@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from vllm_mlx.cache.staging import StagingPool
+from vllm_mlx.cache.staging import Staging, StagingPool
 
 SMOOTHING_BYTES = 64 << 20  # a sample of so many bytes replaces 63 % of the estimate
 
@@ -14,17 +14,18 @@ class Chunk:
     """Verified payloads of neighbouring keys, in order, valid until ``release``."""
 
     def __init__(
-        self, payloads: list[memoryview], pool: StagingPool, buffer: memoryview | None
+        self, payloads: list[memoryview], pool: StagingPool, staging: Staging | None
     ) -> None:
         self.payloads = payloads
-        self._pool, self._buffer = pool, buffer
+        self._pool, self._staging = pool, staging
         self._is_released = False
 
     def release(self) -> None:
-        """Give the memory back; the payloads must have been copied, or be arrays of their own."""
+        """Give the memory back; the payloads end. An array made of one stays valid: it
+        keeps the memory."""
         if not self._is_released:
             self._is_released = True
-            self._pool.give_back(self._buffer, self.payloads)
+            self._pool.give_back(self._staging, self.payloads)
             self.payloads = []
 
 
