@@ -222,7 +222,8 @@ class DiskStore:
         try:
             self._daily.save()
         except OSError as error:
-            logger.warning("SSD tier: the day's writes were not saved: %s", error)
+            logger.warning("SSD tier: the day's writes were not saved: %s", str(error))
+        self._volume.close()
         self._dir_lock.release()
         return flushed
 
@@ -273,9 +274,9 @@ class DiskStore:
             return
         with self._count_lock:
             self._damaged_payloads += 1
-        logger.warning("SSD tier: a block is not served: %s", error)
+        logger.warning("SSD tier: a block is not served: %s", str(error))
         try:
             self._volume.wipe(record.extents)
         except OSError as refused:
-            logger.warning("SSD tier: its header stays on disk: %s", refused)
+            logger.warning("SSD tier: its header stays on disk: %s", str(refused))
         self._index.drop(record)

@@ -153,7 +153,7 @@ class DiskWriter:
             self._is_closing = True
             self._changed.notify_all()
         self._thread.join(max(1.0, timeout_seconds))
-        return flushed
+        return flushed and not self._thread.is_alive()
 
     # -- with the condition held
 
@@ -214,11 +214,12 @@ class DiskWriter:
         try:
             return action()
         except Exception as error:  # of any kind: a dead thread would be a silent end
+            why = f"{type(error).__name__}: {error}"  # text: the error itself holds files open
             self.counters.failed += 1
-            if self.refusal is None:
-                logger.error("SSD tier: no more writes (%s); what is there is still read", error)
             with self._changed:
-                self.refusal = str(error) or type(error).__name__
+                if self.refusal is None:
+                    logger.error("SSD tier: no more writes (%s); reading goes on", why)
+                self.refusal = why
                 self._changed.notify_all()
             return False
 

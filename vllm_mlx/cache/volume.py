@@ -245,6 +245,10 @@ class Volume:
             segment.unlink()
             self._cap.give_back(segment.file_bytes)
 
+    def close(self) -> None:
+        """Files close as soon as nobody reads them any more."""
+        self._segments = {}
+
     def _segment(self, extent: int) -> SegmentFile:
         return self._segments[extent >> SLOT_BITS]
 
