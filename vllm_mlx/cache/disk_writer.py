@@ -216,9 +216,9 @@ class DiskWriter:
         except Exception as error:  # of any kind: a dead thread would be a silent end
             why = f"{type(error).__name__}: {error}"  # text: the error itself holds files open
             self.counters.failed += 1
+            if self.refusal is None:
+                logger.error("SSD tier: no more writes (%s); reading goes on", why)
             with self._changed:
-                if self.refusal is None:
-                    logger.error("SSD tier: no more writes (%s); reading goes on", why)
                 self.refusal = why
                 self._changed.notify_all()
             return False
@@ -287,15 +287,15 @@ class DiskWriter:
         )
 
     def _make_durable(self) -> bool:
-        with self._changed:
-            was_dirty, is_idle = self._is_dirty, not self._queue
-        with self.disk_lock:
-            self._volume.note_used(self._index.take_touched())
-            if was_dirty:
+        is_idle = not self._queue
+        try:
+            with self.disk_lock:
+                self._volume.note_used(self._index.take_touched())
                 self._volume.sync()
-                if is_idle:
+                if self._is_dirty and is_idle:
                     self._daily.save()
-        with self._changed:
-            self._is_dirty = self._is_dirty and bool(self._queue)
-            self._changed.notify_all()
+        finally:  # also when it failed: writing is off then, and nothing is tried again
+            with self._changed:
+                self._is_dirty = self._is_dirty and bool(self._queue)
+                self._changed.notify_all()
         return True
