@@ -219,7 +219,7 @@ class DiskWriter:
             if self.refusal is None:
                 logger.error("SSD tier: no more writes (%s); reading goes on", why)
             with self._changed:
-                self.refusal = why
+                self.refusal, self._is_dirty = why, False  # nothing is tried again
                 self._changed.notify_all()
             return False
 
@@ -288,14 +288,12 @@ class DiskWriter:
 
     def _make_durable(self) -> bool:
         is_idle = not self._queue
-        try:
-            with self.disk_lock:
-                self._volume.note_used(self._index.take_touched())
-                self._volume.sync()
-                if self._is_dirty and is_idle:
-                    self._daily.save()
-        finally:  # also when it failed: writing is off then, and nothing is tried again
-            with self._changed:
-                self._is_dirty = self._is_dirty and bool(self._queue)
-                self._changed.notify_all()
+        with self.disk_lock:
+            self._volume.note_used(self._index.take_touched())
+            self._volume.sync()
+            if self._is_dirty and is_idle:
+                self._daily.save()
+        with self._changed:
+            self._is_dirty = self._is_dirty and bool(self._queue)
+            self._changed.notify_all()
         return True
