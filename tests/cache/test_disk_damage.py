@@ -165,3 +165,22 @@ def test_a_clock_that_was_set_back(tmp_path: Path) -> None:
     assert store.match(keys_of(CHAINS[0])) == 0  # it does not stay for ever
     assert store.match(keys_of(chain(39, 10))) == 10
     store.close()
+
+
+def test_a_place_that_is_being_rewritten_holds_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies between payload and header: the older record there is not found damaged."""
+    store = open_store(tmp_path, MIB // 2)
+    put_all(store, chain("old", 200))  # as many as fit
+    store.flush(10)
+    before = store.stats.records
+    monkeypatch.setattr(store._volume, "write_header", lambda *_: None)
+    put_all(store, chain("new", 5))
+    store.flush(10)
+    store.close()
+    monkeypatch.undo()
+    again = open_store(tmp_path, MIB // 2)
+    assert again.stats.records == assert_served(again, chain("old", 200)) == before - 5
+    assert again.stats.damaged == 0
+    again.close()
