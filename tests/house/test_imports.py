@@ -34,7 +34,7 @@ DOWN: dict[str, set[str]] = {
     "dialect": LOW | {"wire"},
     "api": LOW | {"dialect", "wire", "metrics", "engine.base"},
     "assembly": LOW | {"api", "engine", "scheduler", "cache", "runner", "model", "metrics"},
-    "commands": LOW | {"assembly", "model", "kernels", "log", "cache.budget"},
+    "commands": LOW | {"assembly", "model", "kernels", "log", "cache.budget", "cache.disk_offline"},
     "cli": {"commands", "flags", "usage", "errors", "model.blas"},
     "__main__": {"cli"},
     "__init__": set(),
