@@ -1,6 +1,7 @@
 """The exception tree. Each carries data; wording for clients happens in ``api/errors.py``.
 
 VllmMlxError
+├── UsageError               the command line itself is wrong: exit code 2
 ├── ConfigError              a composed value is wrong: start-up ends, exit code 1
 ├── ModelError               a checkpoint cannot be found, read or run
 ├── RequestError             the caller's fault (400)
@@ -10,6 +11,7 @@ VllmMlxError
 │   └── TemplateFailed       the chat template refused the messages
 ├── CapacityError            not now (429 or 503), with retry_after_seconds
 │   └── QueueFull
+├── RequestTimedOut          the request's own time limit, or the operator's, has passed (504)
 ├── GenerationFailed         this sequence failed, the others go on (500)
 └── EngineStopped            starting, draining, stopped or dead (503)
 """
@@ -17,6 +19,10 @@ VllmMlxError
 
 class VllmMlxError(Exception):
     """Root of everything this package raises on purpose."""
+
+
+class UsageError(VllmMlxError):
+    """The command line itself is wrong, before any configuration: one line, exit code 2."""
 
 
 class ConfigError(VllmMlxError):
@@ -90,6 +96,14 @@ class CapacityError(VllmMlxError):
 
 class QueueFull(CapacityError):
     """The waiting queue is at its cap."""
+
+
+class RequestTimedOut(VllmMlxError):
+    """The answer took longer than the request or the operator allows."""
+
+    def __init__(self, limit_seconds: float) -> None:
+        super().__init__(f"The answer took longer than {limit_seconds:g} seconds.")
+        self.limit_seconds = limit_seconds
 
 
 class GenerationFailed(VllmMlxError):

@@ -1,0 +1,1 @@
+"""The HTTP surface: Falcon, headers, status codes, bytes. Every URL is in ``app.py``."""

@@ -33,7 +33,7 @@ class ModelCard(Struct, frozen=True, kw_only=True):
 
 
 class EngineStatus(Struct, frozen=True, kw_only=True):
-    """A snapshot for /metrics, /v1/status and the page; taken without waiting for the engine thread."""
+    """A snapshot for /metrics, /v1/status and the page; taken without asking the engine thread."""
 
     state: Literal["starting", "ready", "draining", "stopped", "failed"]
     running: int

@@ -12,7 +12,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "abort"]
 
 
 class TopLogprob(Struct, frozen=True, gc=False):
-    """One alternative: its id, its text as far as it is text, its bytes, its natural-log probability."""
+    """One alternative: its id, its text as far as it is text, its bytes, its natural logprob."""
 
     token_id: int
     token: str
@@ -40,7 +40,7 @@ class PromptScored(Struct, frozen=True):
 
 
 class TextDelta(Struct, frozen=True):
-    """Text the client may see now, the ids sampled since the last delta, and their logprobs if asked.
+    """Text the client may see now, the ids sampled since the last delta, their logprobs if asked.
 
     ``text`` may be empty while ids are held back (half a character, a possible stop string).
     """
@@ -56,7 +56,7 @@ class ReasoningDelta(Struct, frozen=True):
 
 
 class ToolCallDelta(Struct, frozen=True):
-    """A piece of a tool call: ``id`` and ``name`` in the first delta of ``index``, then arguments."""
+    """A piece of a tool call: ``id`` and ``name`` in the first of an ``index``, then arguments."""
 
     index: int
     id: str | None = None

@@ -1,0 +1,1 @@
+"""Owns the MLX thread and time: takes generations, runs steps, gives back deltas."""

@@ -1,0 +1,1 @@
+"""How a step is computed: one protocol, one file a way of computing."""

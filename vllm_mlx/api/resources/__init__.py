@@ -1,0 +1,1 @@
+"""One file per thing with a URL: read the body, ask the dialect, answer."""
