@@ -26,7 +26,6 @@ HEAD_CHARS = 256  # a call's head (name, id) longer than this is not one
 NAME = re.compile(r"[\w.\-:/$]{1,128}")
 
 _HIGH_SURROGATE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\Z")
-_LAST_WORD = re.compile(r"[^\s,:\[\]{}()\"']*\Z")
 
 
 class CallWriter:
@@ -108,22 +107,20 @@ def stream_arguments(reading: Reading, notation: Notation, closers: Markers) -> 
     """
     scan, calls = reading.scan, reading.calls
     value = Transcoder(notation)
-    while True:
-        scan.pos = value.feed(scan.text, scan.pos, scan.ended)
+    while value.status == "open":
+        # never told of the end: what it holds then is written as it is
+        scan.pos = value.feed(scan.text, scan.pos, False)
         calls.write(value.take())
-        if value.status == "done":
-            calls.end()
-            return
-        if value.status == "failed":
-            break
-        if scan.ended:
-            yield from raw_until(reading, closers)
-            calls.end("truncated")
-            return
-        yield
-    half_word = scan.ended and _LAST_WORD.match(scan.text, scan.pos) is not None
-    yield from raw_until(reading, closers)
-    calls.end("truncated" if half_word else "malformed")
+        if value.status == "open":
+            if scan.ended:
+                calls.write(scan.rest())
+                scan.pos = len(scan.text)
+                calls.end("truncated")
+                return
+            yield
+    if value.status == "failed":
+        yield from raw_until(reading, closers)
+    calls.end("malformed" if value.status == "failed" else None)
 
 
 def stream_decoded(reading: Reading, closers: Markers) -> Steps[None]:

@@ -33,7 +33,8 @@ def read_header(reading: Reading, channels: Channels, first: bool) -> Steps[Mess
         begins = (*channels.starts, *channels.implicit) if first else channels.starts
         if not (yield from scan.literal(at, markers_of(*begins))):
             return None
-    body, mark = yield from scan.until(at, markers_of(*channels.messages), HEAD_CHARS)
+    limit = _first_line_chars(reading, channels) if channels.begins_in_head else HEAD_CHARS
+    body, mark = yield from scan.until(at, markers_of(*channels.messages), limit)
     if body == FAILED:
         return None
     head = re.fullmatch(channels.head, scan.text[scan.pos + at : scan.pos + body], re.DOTALL)
@@ -44,6 +45,13 @@ def read_header(reading: Reading, channels: Channels, first: bool) -> Steps[Mess
         return None  # an ordinary line
     scan.pos += body + len(mark)
     return message
+
+
+def _first_line_chars(reading: Reading, channels: Channels) -> int:
+    """How long a header can be that is known only by the tool it names."""
+    names = (*reading.tools, *channels.readers)
+    marks = (*channels.starts, channels.prefix, "\n\n")
+    return max(map(len, names)) + sum(map(len, marks))
 
 
 def _message(channels: Channels, head: dict[str, str | None]) -> Message:

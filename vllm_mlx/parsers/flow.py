@@ -1,6 +1,7 @@
 """Text on its way out, without the white space that only surrounds markup.
 
-White space that touches markup stays only where text stands on both sides of it.
+White space that touches markup stays only where text stands on both sides of it; between two
+pieces of markup it goes.
 """
 
 from collections.abc import Callable
@@ -9,11 +10,12 @@ from collections.abc import Callable
 class Flow:
     """One of the two texts of a reply: content, or reasoning."""
 
-    __slots__ = ("_at_boundary", "_emit", "_held", "said")
+    __slots__ = ("_at_boundary", "_emit", "_held", "_kept", "said")
 
     def __init__(self, emit: Callable[[str], None], at_boundary: bool) -> None:
         self._emit = emit
-        self._held = ""
+        self._held = ""  # white space that waits
+        self._kept = ""  # of it, what stood before the markup
         self._at_boundary = at_boundary
         self.said = False  # whether anything was emitted
 
@@ -41,7 +43,11 @@ class Flow:
         self._emit(body)
 
     def boundary(self) -> None:
-        """Markup was here."""
+        """Markup was here; white space between two of it is part of it."""
+        if self._at_boundary:
+            self._held = self._kept
+        else:
+            self._kept = self._held
         self._at_boundary = True
 
     def finish(self) -> None:

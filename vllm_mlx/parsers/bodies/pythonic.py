@@ -112,7 +112,7 @@ def _value(reading: Reading) -> Steps[bool]:
     scan = reading.scan
     value = Transcoder(PYTHON)
     while True:
-        scan.pos = value.feed(scan.text, scan.pos, scan.ended)
+        scan.pos = value.feed(scan.text, scan.pos, False)
         reading.calls.write(value.take())
         if value.status == "done":
             return True
