@@ -61,9 +61,12 @@ class Interpreter:
             self._ids = self._ids + delta.token_ids if self._ids else delta.token_ids
             if was_reasoning or parser.is_reasoning:
                 self._reasoning_tokens += len(delta.token_ids)
-        if delta.logprobs:
+        if delta.logprobs and (not was_reasoning or any(type(e) is Content for e in events)):
             self._logprobs += delta.logprobs
-        return self._deltas(events)
+        deltas = self._deltas(events)
+        if parser.is_reasoning:
+            self._logprobs = ()
+        return deltas
 
     def _finish(self, finished: Finished) -> list[Delta]:
         is_cut = finished.reason in ("length", "abort")

@@ -22,7 +22,7 @@ class HeadedCalls(Struct, frozen=True):
     closes: tuple[str, ...] = ()  # close the section
     call_closes: tuple[str, ...] = ()
     notation: Notation = JSON
-    stray: str = ""  # characters between the value and the call's close
+    value_closes: tuple[str, ...] = ()  # may stand between the value and the call's close
     starts: tuple[str, ...] = ()
 
 
@@ -66,5 +66,7 @@ def _call(reading: Reading, region: HeadedCalls, at: int) -> Steps[bool]:
     else:
         calls.write("{}")
         calls.end()
-    yield from consume_closers(scan, markers_of(*region.call_closes), stray=region.stray + "}")
+    yield from consume_closers(
+        scan, markers_of(*region.value_closes, *region.call_closes), stray="}"
+    )
     return True

@@ -69,7 +69,7 @@ TOOL_FORMATS = (
                 calls=("<｜tool▁call▁begin｜>",),
                 call_closes=("<｜tool▁call▁end｜>",),
                 head=rf"\s*(?:function<｜tool▁sep｜>)?{r.NAME}\s*(?:<｜tool▁sep｜>)?\s*(?:```json)?\s*",
-                stray="`",
+                value_closes=("```",),
             ),
         ),
     ),
