@@ -79,6 +79,18 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
         "partial_rotary_factor": 0.25,
         "shared_expert_intermediate_size": 32,
     },
+    "qwen3_5": {
+        **BASE,
+        **LINEAR_ATTENTION,
+        "num_hidden_layers": 4,
+        "full_attention_interval": 4,
+        "rope_parameters": {
+            "type": "default",
+            "mrope_section": [1, 1, 0],
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.25,
+        },
+    },
     "gemma2": {**BASE, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 50.0},
     "gemma3_text": {
         **BASE,

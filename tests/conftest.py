@@ -7,6 +7,10 @@ from hydra import compose, initialize_config_module
 from hypothesis import settings
 from omegaconf import DictConfig
 
+from vllm_mlx.model.blas import preload_openblas
+
+preload_openblas()  # before any test imports mlx
+
 # Two busy cores say nothing about the code: no limit on the time of an example.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")

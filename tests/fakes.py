@@ -117,9 +117,11 @@ class FakeStream:
         return ready
 
     def abort(self) -> None:
+        """As the engine: nothing more comes, and who waits already is not told."""
         self.aborts += 1
         if not self.ended:
-            self.finish("abort")
+            self.ended = True
+            self._on_end(self)
 
 
 Player = Callable[[FakeStream], Any]  # coroutine function that feeds one stream
@@ -147,7 +149,7 @@ class FakeEngine:
 
     @property
     def card(self) -> ModelCard:
-        if self.state not in ("ready", "draining"):
+        if self.state != "ready":
             raise EngineStopped(f"The model is {self.state}.")
         told: dict[str, Any] = {
             "id": "fake/bytes",
@@ -200,7 +202,7 @@ class FakeEngine:
         if self.players:
             await asyncio.wait(self.players, timeout=drain_seconds)
         for stream in self.live:
-            stream.abort()
+            stream.feed(EngineStopped("the server is shutting down"))
         for task in self.players:
             task.cancel()
         self.state = "stopped"

@@ -57,6 +57,8 @@ async def test_prompts_of_every_kind(prompt: Any, ids: list[tuple[int, ...]]) ->
         ({"n": 2, "best_of": 1}, "best_of"),
         ({"best_of": 2, "stream": True}, "best_of"),
         ({"best_of": 129}, "best_of"),
+        ({"prompt": ["a"] * 4097}, "prompt"),
+        ({"prompt": ["a"] * 100, "n": 100}, "prompt"),
         ({"logprobs": 21}, "logprobs"),
         ({"prompt": "", "add_special_tokens": False}, "prompt"),
     ],

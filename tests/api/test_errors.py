@@ -338,8 +338,10 @@ async def test_one_failing_choice_ends_the_request_and_frees_the_others() -> Non
         await until(lambda: len(engine.streams) == 2)
         engine.streams[0].feed(TextDelta("a", (97,)))
         await call.written('"content":"a"')
+        engine.streams[0].feed(TextDelta("b", (98,)))
         engine.streams[1].feed(GenerationFailed("boom"))
         reply = await call.whole()
+        assert b'"content":"b"' in reply.body, "what came before the failure is not lost"
         assert reply.chunks[-1]["error"]["message"] == "boom"
         assert engine.streams[0].ended, "the other choice is aborted"
 

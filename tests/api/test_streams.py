@@ -1,13 +1,16 @@
 """Streams in time: keep-alive, clients that leave, limits, cancelling by id, draining."""
 
 import asyncio
+import json
 import logging
 from typing import Any
 
 import pytest
 
-from tests.asgi_driver import Call, serving
+from tests.asgi_driver import Call, chat_body, serving
 from tests.fakes import FakeEngine, FakeStream, say, until
+from vllm_mlx.api.disconnect import CancelOnDisconnect
+from vllm_mlx.api.exchange import KEY, Exchange
 from vllm_mlx.core.delta import TextDelta
 from vllm_mlx.errors import EngineStopped
 
@@ -38,12 +41,11 @@ async def test_keep_alive_before_and_between_tokens() -> None:
 
 
 async def test_no_keep_alive_while_tokens_come() -> None:
-    async with serving(
-        FakeEngine(say(*"abcdefgh", seconds=0.02)), keepalive_seconds=0.08
-    ) as client:
+    many = say(*"abcdefghijklmnopqrstuvwxyz", seconds=0.05)  # longer than the silence in all
+    async with serving(FakeEngine(many), keepalive_seconds=1.0) as client:
         reply = await client.chat(stream=True)
     assert b"keep-alive" not in reply.body
-    assert len(reply.writes) >= 8
+    assert len(reply.writes) >= 20
 
 
 async def test_failure_after_the_line_was_opened_is_a_frame() -> None:
@@ -65,6 +67,7 @@ async def test_failure_after_the_line_was_opened_is_a_frame() -> None:
 async def test_a_client_that_leaves_stops_the_work(stream: bool, begun: bool, n: int) -> None:
     engine = FakeEngine()
     async with serving(engine) as client:
+        idle_tasks = len(asyncio.all_tasks())
         call = client.begin_chat(stream=stream, n=n)
         await wait_for_stream(engine, n)
         if begun:
@@ -76,6 +79,8 @@ async def test_a_client_that_leaves_stops_the_work(stream: bool, begun: bool, n:
         assert len(engine.live) == n
         call.leave()
         await call.whole(2.0)
+        await asyncio.sleep(0.01)
+        assert len(asyncio.all_tasks()) == idle_tasks
         assert engine.live == []
         assert all(given.aborts for given in engine.streams)
         status = (await client.get("/v1/status")).json
@@ -154,6 +159,9 @@ async def test_cancel_by_the_id_the_client_sees(method: str, suffix: str) -> Non
         cancelled = await client.get(f"/v1/requests/{id}{suffix}", method=method)
         reply = await call.whole(2.0)
         again = await client.get(f"/v1/requests/{id}{suffix}", method=method)
+        engine.state = "draining"
+        assert (await client.get("/v1/status")).json["model"] == "fake/bytes"
+        assert 'model_name="fake/bytes"' in (await client.get("/metrics")).body.decode()
     assert (cancelled.status, cancelled.json["aborted"]) == (200, True)
     assert reply.chunks[-1]["choices"][0]["finish_reason"] == "abort"
     assert reply.data[-1] == "[DONE]"
@@ -234,3 +242,91 @@ async def test_metrics_can_be_switched_off() -> None:
     async with serving(FakeEngine(say("a")), metrics=False) as client:
         assert (await client.get("/metrics")).status == 404
         assert (await client.chat()).status == 200
+
+
+async def test_draining_refuses_new_work_at_once() -> None:
+    engine = FakeEngine(say(*"abcd", seconds=0.03))
+    async with serving(engine, drain_seconds=2.0) as client:
+        call = client.begin_chat(stream=True)
+        await wait_for_stream(engine)
+        client.app.begin_drain()
+        client.app.begin_drain()
+        await asyncio.sleep(0.01)
+        refused, ready = await client.chat(), await client.get("/ready")
+        reply = await call.whole()
+    assert (refused.status, ready.status) == (503, 503)
+    assert int(refused.headers["retry-after"]) > 0
+    assert reply.chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_what_outlives_the_drain_is_told() -> None:
+    engine = FakeEngine()
+    async with serving(engine, drain_seconds=0.0) as client:
+        call = client.begin_chat(stream=True, n=2)
+        await wait_for_stream(engine, 2)
+        engine.streams[0].feed(TextDelta("a", (97,)))
+        await call.written('"content":"a"')
+    reply = await call.whole(2.0)
+    assert reply.chunks[-1]["error"]["code"] == "model_not_ready"
+    assert reply.data[-1] == "[DONE]"
+
+
+async def test_cancel_and_time_limit_together() -> None:
+    engine = FakeEngine()
+    async with serving(engine, request_timeout_seconds=0.05) as client:
+        call = client.begin_chat(n=2)
+        await wait_for_stream(engine, 2)
+        engine.streams[1].feed(TextDelta("ab", (97, 98)))
+        await asyncio.sleep(0.01)
+        (running,) = (await client.get("/v1/status")).json["requests"]
+        for _ in range(2):
+            await client.get(f"/v1/requests/{running['id']}", method="DELETE")
+        reply = await call.whole(2.0)
+        await asyncio.sleep(0.08)
+    assert [c["finish_reason"] for c in reply.json["choices"]] == ["abort", "abort"]
+    assert reply.json["usage"]["completion_tokens"] == 2
+
+
+class StuckCall(Call):
+    """A client that reads nothing at all."""
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_a_client_that_leaves_before_the_first_byte_is_written() -> None:
+    """Falcon never begins the stream then: nothing may be left waiting for it."""
+    engine = FakeEngine()
+    async with serving(engine, keepalive_seconds=0.02) as client:
+        idle_tasks = len(asyncio.all_tasks())
+        body = json.dumps(chat_body(stream=True)).encode()
+        call = StuckCall(client.app, "POST", "/v1/chat/completions", body)
+        await wait_for_stream(engine)
+        await asyncio.sleep(0.05)
+        call.leave()
+        await call.whole(2.0)
+        await asyncio.sleep(0.01)
+        assert len(asyncio.all_tasks()) == idle_tasks
+        assert engine.live == []
+
+
+async def test_the_end_of_an_answer_is_no_disconnect() -> None:
+    """Servers say "disconnect" after the last byte too: what follows it must still run."""
+    events, after = [{"type": "http.request"}], []
+
+    async def receive() -> dict[str, Any]:
+        return events.pop() if events else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.body"})
+        await asyncio.sleep(0.01)
+        after.append("ran")
+
+    scope = {"type": "http", KEY: Exchange("id", "GET", "/")}
+    await CancelOnDisconnect(inner)(scope, receive, send)
+    assert after == ["ran"]
+    assert scope[KEY].client_left is False  # type: ignore[attr-defined]

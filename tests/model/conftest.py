@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import smollm2_folder
+from vllm_mlx.model.blas import preload_openblas
+
+preload_openblas()  # before MLX is imported by what follows, if nothing did so yet
+
+from tests.checkpoints import smollm2_folder  # noqa: E402
 
 
 @pytest.fixture(scope="session")

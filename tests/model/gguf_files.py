@@ -44,7 +44,7 @@ def byte_level_tokens() -> tuple[list[str], list[int], list[str]]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in printable]
     letters = [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
-    merges = ["h e", "l l", "he ll", "hell o", "Ġ w", "o r", "Ġw or", "Ġ Ġ", "i n", "t h"]
+    merges = ["h e", "l l", "he ll", "hell o", "Ġ w", "o r", "Ġw or", "Ġ Ġ", "1 2", "t h"]
     made = [merge.replace(" ", "") for merge in merges]
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     filler = [f"<extra_{i}>" for i in range(VOCAB - 256 - len(made) - len(special))]
@@ -77,7 +77,8 @@ def _write_byte_level(writer: GGUFWriter, pre: str) -> None:
     writer.add_uint32("tokenizer.ggml.bos_token_id", 1)
     writer.add_uint32("tokenizer.ggml.eos_token_id", 2)
     writer.add_uint32("tokenizer.ggml.padding_token_id", 0)
-    writer.add_bool("tokenizer.ggml.add_bos_token", False)
+    if pre == "smollm":  # the others are to show what a silent file means
+        writer.add_bool("tokenizer.ggml.add_bos_token", False)
     writer.add_string(
         "tokenizer.chat_template", "{% for m in messages %}{{ m.content }}{% endfor %}"
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from vllm_mlx.api.choices import to_choices
-from vllm_mlx.core.delta import Delta, Finished, ReasoningDelta, TextDelta
+from vllm_mlx.core.delta import Delta, Finished, ReasoningDelta, TextDelta, Usage
 from vllm_mlx.core.generation import Generation
 from vllm_mlx.dialect.base import ReplyStream
 from vllm_mlx.engine.base import DeltaStream, Engine
@@ -60,9 +60,10 @@ class Answer:
         self._choices, self._count = to_choices(streams), len(streams)
         self._reply, self._metrics = reply, metrics
         self._last_token = [0.0] * len(streams)  # per choice, when its last token came
+        self._tokens = [0] * len(streams)  # per choice, how many came
         self._closers: list[Callable[[], object]] = []
         self._waiting: asyncio.Task[object] | None = None
-        self._timed_out = False
+        self._timed_out = self._aborted = False
         self._timer = self._start_timer(question.limit_seconds)
 
     def _start_timer(self, limit_seconds: float | None) -> asyncio.TimerHandle | None:
@@ -89,17 +90,29 @@ class Answer:
         return chunks
 
     async def _wait(self) -> Sequence[tuple[int, Delta]]:
-        if self._timed_out:
-            raise self._expired()
-        self._waiting = asyncio.current_task()
+        if self._timed_out or self._aborted:
+            return self._cut()
+        task = self._waiting = asyncio.current_task()
         try:
             return await self._choices.take()
         except asyncio.CancelledError:
-            if not self._timed_out or self._waiting is None or self._waiting.uncancel() > 0:
+            interrupted = self._timed_out or self._aborted
+            if not interrupted or task is None or task.uncancel() > 0:
                 raise  # not ours, or not only ours
-            raise self._expired() from None
+            return self._cut()
         finally:
             self._waiting = None
+
+    def _cut(self) -> Sequence[tuple[int, Delta]]:
+        """How an interrupted answer ends; the engine says nothing more about aborted work."""
+        if self._timed_out:
+            raise RequestTimedOut(self.question.limit_seconds or 0.0)
+        generations = self.question.generations
+        return [
+            (i, Finished("abort", Usage(len(generations[i].prompt_ids), self._tokens[i])))
+            for i in range(self._count)
+            if i not in self.finished
+        ]
 
     def _note(self, choice: int, delta: Delta, now: float) -> None:
         if isinstance(delta, TextDelta | ReasoningDelta):
@@ -110,6 +123,7 @@ class Answer:
 
     def _note_tokens(self, choice: int, count: int, now: float) -> None:
         self.completion_tokens += count
+        self._tokens[choice] += count
         if self.first_token_seconds is None:
             self.first_token_seconds = now - self.started
             self._metrics.first_token(self.first_token_seconds)
@@ -118,17 +132,19 @@ class Answer:
             self._metrics.tokens(count, now - last)
 
     def abort(self) -> None:
-        """Stop the work; the answer then ends with what there is."""
-        self._choices.abort()
+        """Stop the work; the answer then ends with what there is, as ``abort``."""
+        self._aborted = True
+        self._interrupt()
 
     def _expire(self) -> None:
         self._timed_out = True
-        self._choices.abort()
-        if self._waiting is not None:
-            self._waiting.cancel()
+        self._interrupt()
 
-    def _expired(self) -> RequestTimedOut:
-        return RequestTimedOut(self.question.limit_seconds or 0.0)
+    def _interrupt(self) -> None:
+        self._choices.abort()
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.cancel()
 
     def on_close(self, closer: Callable[[], object]) -> None:
         self._closers.append(closer)

@@ -38,6 +38,7 @@ from vllm_mlx.api.services import Services
 from vllm_mlx.api.sse import KeepAlive
 from vllm_mlx.dialect.base import RequestLimits
 from vllm_mlx.engine.base import Engine
+from vllm_mlx.errors import ConfigError
 from vllm_mlx.metrics import AnswerMetrics, EngineCollector
 from vllm_mlx.settings import ApiSettings
 from vllm_mlx.wire.openai_chat import ChatChunk, ChatCompletion, ChatRequest
@@ -70,6 +71,13 @@ class Application:
         May be awaited before start-up, from the same event loop.
         """
         await self._lifespan.loaded()
+
+    def begin_drain(self) -> None:
+        """Refuse new work now, before the server waits for its connections to end.
+
+        What still runs after ``drain_seconds`` ends with an error frame instead of a cut line.
+        """
+        self._lifespan.begin_drain()
 
 
 def create_app(
@@ -127,6 +135,8 @@ def build_middleware(settings: ApiSettings, lifespan: Lifespan) -> list[Any]:
                 expose_headers=["x-request-id", "x-ignored-fields", "retry-after"],
             )
         )
+    if settings.api_key == "":
+        raise ConfigError("must not be empty; null leaves the server open", "api.api_key")
     if settings.api_key is not None:
         parts.append(RequireKey(settings.api_key, OPEN_ROUTES))
     if settings.rate_limit_per_minute is not None:

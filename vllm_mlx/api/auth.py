@@ -30,7 +30,7 @@ class RequireKey:
             )
 
     def _is_key(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._key)
+        return hmac.compare_digest(given.encode("latin-1"), self._key)  # bytes as sent
 
 
 def given_keys(req: falcon.asgi.Request) -> list[str]:

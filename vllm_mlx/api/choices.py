@@ -28,7 +28,7 @@ class OneChoice:
         return [(0, first), *((0, delta) for delta in ready)] if ready else [(0, first)]
 
     def abort(self) -> None:
-        """Stop the engine's work. The stream still ends in its own way."""
+        """Stop the engine's work; whoever waits in ``take`` may wait for ever then."""
         self._stream.abort()
 
     def close(self) -> None:

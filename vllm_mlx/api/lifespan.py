@@ -19,6 +19,7 @@ class Lifespan:
         self._engine, self._offload, self._drain_seconds = engine, offload, drain_seconds
         self._begun = asyncio.Event()
         self._loading: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Future[None] | None = None
 
     async def loaded(self) -> None:
         """Returns when the model can answer; raises what loading raised.
@@ -34,8 +35,14 @@ class Lifespan:
         self._loading.add_done_callback(self._tell)
         self._begun.set()
 
+    def begin_drain(self) -> "asyncio.Future[None]":
+        """Take no more work; what runs may finish for ``drain_seconds``. May be called twice."""
+        if self._stopping is None:
+            self._stopping = asyncio.ensure_future(self._engine.stop(self._drain_seconds))
+        return self._stopping
+
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
-        await self._engine.stop(self._drain_seconds)
+        await self.begin_drain()
         if self._loading is not None and not self._loading.done():
             self._loading.cancel()
         self._offload.close()

@@ -63,13 +63,11 @@ class Responder:
         If it takes long, the stream begins without it, so that comments can keep the line open.
         """
         first: asyncio.Task[Sequence[Struct]] = asyncio.ensure_future(answer.take())
-        try:
-            await asyncio.wait({first}, timeout=self._first_delta_seconds)
-            if first.done() and first.exception() is not None:
-                first.result()
-        except BaseException:
-            first.cancel()
-            raise
+        first.add_done_callback(look_at_failure)
+        answer.on_close(first.cancel)
+        await asyncio.wait({first}, timeout=self._first_delta_seconds)
+        if first.done() and first.exception() is not None:
+            first.result()
         resp.content_type = EVENT_STREAM + "; charset=utf-8"
         resp.set_header("cache-control", "no-cache")
         resp.set_header("x-accel-buffering", "no")
@@ -101,3 +99,9 @@ class Responder:
         }
         if answer.first_token_seconds is not None:
             exchange.notes["first_token_ms"] = round(answer.first_token_seconds * 1000, 1)
+
+
+def look_at_failure(first: "asyncio.Task[Sequence[Struct]]") -> None:
+    """A failure that comes after the client has left is nobody's: asyncio need not complain."""
+    if not first.cancelled():
+        first.exception()

@@ -1,5 +1,7 @@
 """The names of the served model, and what ``/v1/models`` says about each."""
 
+import contextlib
+
 from vllm_mlx.core.card import ModelCard
 from vllm_mlx.engine.base import Engine
 from vllm_mlx.errors import EngineStopped, UnknownModel
@@ -14,6 +16,7 @@ class ServedModel:
 
     def __init__(self, engine: Engine, settings: ApiSettings) -> None:
         self._engine, self._settings = engine, settings
+        self._seen: str | None = settings.served_name
 
     @property
     def card(self) -> ModelCard:
@@ -30,12 +33,15 @@ class ServedModel:
         given = (self.name, *self.card.names[:-1], *self._settings.aliases, DEFAULT)
         return tuple(dict.fromkeys(given))
 
+    def name_if_known(self) -> str | None:
+        """None before the model is loaded; remembered when it is gone. Never raises."""
+        with contextlib.suppress(EngineStopped):
+            self._seen = self.name
+        return self._seen
+
     def label(self) -> str:
-        """For metrics: never raises."""
-        try:
-            return self.name
-        except EngineStopped:
-            return DEFAULT
+        """For metrics."""
+        return self.name_if_known() or DEFAULT
 
     def resolve(self, asked: str | None) -> str:
         """The name to answer with: the one asked. Raises UnknownModel, EngineStopped."""

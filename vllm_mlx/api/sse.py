@@ -59,8 +59,6 @@ class EventStream:
 
     async def close(self) -> None:
         self._answer.close()
-        if self._first is not None:
-            self._first.cancel()
 
 
 class KeepAlive:

@@ -33,7 +33,8 @@ class BlockPool:
         return len(self._references)
 
     def references(self, block_id: int) -> int:
-        return self._references[block_id] if block_id < len(self._references) else 0
+        held = self._references[block_id : block_id + 1]  # one step, for readers on other threads
+        return held[0] if held else 0
 
     def can_allocate(self, num_blocks: int) -> bool:
         return num_blocks <= self.free_blocks

@@ -46,7 +46,11 @@ class PagedCache(NoCache):
             self._committed[sequence.number] = full
 
     def release(self, sequence: Sequence) -> list[int]:
-        self._committed.pop(sequence.number, None)
+        was_matched = self._committed.pop(sequence.number, None) is not None
+        if was_matched and sequence.state == "waiting" and sequence.num_preemptions == 0:
+            # it was not admitted: nothing was saved, and it will ask again
+            self._queried_tokens -= sequence.length
+            self._hit_tokens -= len(sequence.block_ids) * self.block_tokens
         return super().release(sequence)
 
     def clear(self) -> None:

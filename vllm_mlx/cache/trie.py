@@ -5,6 +5,7 @@ equal tokens after different prefixes are different blocks. The index holds one 
 block it knows; blocks that only the index holds are evicted least recently used, leaves first.
 """
 
+import heapq
 from hashlib import blake2b
 
 import numpy as np
@@ -32,7 +33,7 @@ class PrefixTrie:
         self._pool, self._block_tokens = pool, block_tokens
         self._nodes: dict[bytes, Node] = {}
         self._clock = 0
-        self._candidates: list[tuple[int, bytes]] = []
+        self._candidates: list[tuple[int, bytes]] = []  # heap of (used_at, key); may be stale
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -89,19 +90,19 @@ class PrefixTrie:
         return freed
 
     def evictable_blocks(self) -> int:
-        """How many blocks nobody but the index holds."""
-        return sum(self._pool.references(node.block_id) == 1 for node in self._nodes.values())
+        """How many blocks nobody but the index holds. May be asked from any thread."""
+        nodes = list(self._nodes.values())  # one step: the index may change meanwhile
+        return sum(self._pool.references(node.block_id) == 1 for node in nodes)
 
     def _oldest_leaf(self) -> Node | None:
         while True:
             if not self._candidates:
-                self._candidates = sorted(
-                    ((n.used_at, n.key) for n in self._nodes.values() if self._is_free_leaf(n)),
-                    reverse=True,
-                )
+                leaves = (node for node in self._nodes.values() if self._is_free_leaf(node))
+                self._candidates = [(leaf.used_at, leaf.key) for leaf in leaves]
+                heapq.heapify(self._candidates)
                 if not self._candidates:
                     return None
-            used_at, key = self._candidates.pop()
+            used_at, key = heapq.heappop(self._candidates)
             node = self._nodes.get(key)
             if node is not None and node.used_at == used_at and self._is_free_leaf(node):
                 return node
@@ -111,6 +112,9 @@ class PrefixTrie:
 
     def _remove(self, node: Node) -> None:
         del self._nodes[node.key]
-        if node.parent != ROOT:
-            self._nodes[node.parent].num_children -= 1
         self._pool.release([node.block_id])
+        if node.parent != ROOT:
+            parent = self._nodes[node.parent]
+            parent.num_children -= 1
+            if self._is_free_leaf(parent):  # it may be older than the leaves that are left
+                heapq.heappush(self._candidates, (parent.used_at, parent.key))

@@ -24,7 +24,9 @@ class Grant(Struct, frozen=True):
 
     @property
     def is_decode(self) -> bool:
-        return self.count == 1 and self.samples and self.sequence.num_sampled > 0
+        """Its one token is the last sampled one; as true after the launch as before it."""
+        is_output = self.start >= self.sequence.prompt_tokens
+        return self.count == 1 and self.samples and is_output
 
     @property
     def num_logits(self) -> int:

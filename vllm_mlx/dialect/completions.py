@@ -43,6 +43,7 @@ from vllm_mlx.wire.openai_sampling import OpenAIUsage
 
 COMPLETION_UNSUPPORTED = SHARED_UNSUPPORTED | {"suffix": is_filled, "prompt_embeds": is_given}
 DEFAULT_MAX_TOKENS = 16  # OpenAI's documented default of this endpoint
+MOST_CHOICES = 4096  # of all prompts together: more would only wait in memory
 
 Prompt = str | list[int]
 
@@ -57,6 +58,9 @@ def check_request(body: CompletionRequest) -> None:
         raise _invalid("best_of", f"must be at least n ({count}), got {best_of}.")
     if best_of is not None and best_of > count and body.stream:
         raise _invalid("best_of", "cannot be streamed: the best are known only at the end.")
+    many = isinstance(body.prompt, list) and not isinstance(next(iter(body.prompt), 0), int)
+    if (len(body.prompt) if many else 1) * samples_per_prompt(body) > MOST_CHOICES:
+        raise _invalid("prompt", f"at most {MOST_CHOICES} choices in one request.")
 
 
 def _invalid(param: str, why: str) -> RequestError:

@@ -17,7 +17,7 @@ class DeltaStream(Protocol):
     def __aiter__(self) -> AsyncIterator[Delta]: ...
 
     async def __anext__(self) -> Delta:
-        """The next delta, up to Finished. Raises GenerationFailed or EngineStopped instead of it."""
+        """The next delta, up to Finished; GenerationFailed or EngineStopped is raised instead."""
         ...
 
     def take_ready(self) -> Sequence[Delta]:

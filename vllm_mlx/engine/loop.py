@@ -274,12 +274,9 @@ class EngineLoop:
     def _emit_scores(self, grant: Grant, rows: LogprobRows) -> None:
         member = self._members.get(grant.sequence.number)
         if member is not None:
-            targets = grant.sequence.tokens_between(
-                grant.start + 1, grant.start + 1 + len(rows.rows)
-            )
             raws = _raw_logprobs(rows, len(rows.rows))
             scores = [raw for raw in raws if raw is not None]
-            self._put(member, member.pipe.accept_prompt(targets, scores))
+            self._put(member, member.pipe.accept_prompt(grant.start + 1, scores))
 
     def _after_prefill(self, grant: Grant) -> None:
         """The prompt is complete: share it; and end where nothing is to be generated."""
@@ -289,6 +286,8 @@ class EngineLoop:
             return
         if self._shares_prefixes and grant.end >= sequence.prompt_tokens:
             self._kv.commit(sequence)
+        if sequence.scores_prompt and sequence.prompt_tokens == 1:  # nothing predicts it
+            self._put(member, member.pipe.accept_prompt(1, []))
         if sequence.max_tokens == 0 and grant.end == sequence.prompt_tokens:
             self._put(member, member.pipe.end_unsampled())
 

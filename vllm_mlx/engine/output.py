@@ -62,18 +62,19 @@ class OutputPipe:
             return self._finish("length", None, text)
         return self._delta(text) if text else []
 
-    def accept_prompt(self, token_ids: list[int], raws: list[RawLogprob]) -> list[Delta]:
-        """Logprobs of the next prompt tokens (the first has none); PromptScored at the end."""
-        prompt = self._sequence.generation.prompt_ids
-        if not self._prompt_logprobs:
-            self._prompt_logprobs.append(
-                TokenLogprob(prompt[0], *self._text_of(prompt[0]), logprob=None)
-            )
-        for token_id, raw in zip(token_ids, raws, strict=True):
-            self._prompt_logprobs.append(self._logprob(token_id, raw))
-        if len(self._prompt_logprobs) < len(prompt):
+    def accept_prompt(self, start: int, raws: list[RawLogprob]) -> list[Delta]:
+        """Logprobs of the prompt tokens from position ``start`` on; PromptScored at the end.
+
+        The first token has none. What is computed again after a preemption is known already.
+        """
+        prompt, known = self._sequence.generation.prompt_ids, self._prompt_logprobs
+        if len(known) == len(prompt):
             return []
-        return [PromptScored(tuple(self._prompt_logprobs))]
+        if not known:
+            known.append(TokenLogprob(prompt[0], *self._text_of(prompt[0]), logprob=None))
+        for raw in raws[max(0, len(known) - start) :]:
+            known.append(self._logprob(prompt[len(known)], raw))
+        return [PromptScored(tuple(known))] if len(known) == len(prompt) else []
 
     def end_unsampled(self) -> list[Delta]:
         """Nothing was to be generated (max_tokens 0)."""

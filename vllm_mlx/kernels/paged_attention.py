@@ -34,7 +34,7 @@ def attend_decode(
     n, heads = queries.shape[:2]
     kv_heads = keys.shape[1]
     grouped = (queries * scale).reshape(n, kv_heads, heads // kv_heads, -1)
-    scores = grouped @ keys.swapaxes(-1, -2) + mask
+    scores = grouped @ keys.swapaxes(-1, -2) + mask.astype(queries.dtype)
     out = _softmax(scores, sinks, (1, kv_heads, heads // kv_heads, 1)) @ values
     return out.reshape(n, heads, 1, -1)
 

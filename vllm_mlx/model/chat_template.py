@@ -33,18 +33,30 @@ class Traits(NamedTuple):
 class ChatTemplate:
     """The template of one tokenizer. Thread-safe."""
 
-    def __init__(self, tokenizer: Any, chat_function: Callable[..., str] | None = None) -> None:
-        """``chat_function`` stands in for a model that has no template of its own in Jinja."""
+    def __init__(
+        self,
+        tokenizer: Any,
+        chat_function: Callable[..., str] | None = None,
+        override: str | None = None,
+    ) -> None:
+        """``chat_function`` stands in for a model that has no template of its own in Jinja.
+
+        ``override`` is Jinja text that is used instead of either.
+        """
         self._tokenizer = tokenizer
-        self._function = chat_function
+        self._function = chat_function if override is None else None
+        self._override = override
         self._traits = lru_cache(maxsize=REMEMBERED_TEMPLATES)(self._probe)
 
     @property
     def exists(self) -> bool:
-        return self._function is not None or self._tokenizer.chat_template is not None
+        own = self._tokenizer.chat_template is not None
+        return own or self._function is not None or self._override is not None
 
     def source(self, tools: list[dict[str, Any]] | None = None) -> str | None:
         """The Jinja text used with or without tools; None if there is none."""
+        if self._override is not None:
+            return self._override
         if self._tokenizer.chat_template is None:
             return None
         try:

@@ -27,7 +27,6 @@ class HuggingFaceCodec:
         ``chat_template`` stands in for the tokenizer's own; ``template_arguments`` are what a
         request that is silent about them gets.
         """
-        self._default_template = chat_template
         self._default_arguments = template_arguments or {}
         self._tokenizer = tokenizer
         self._vocab_rows = vocab_rows
@@ -39,7 +38,7 @@ class HuggingFaceCodec:
             self._fast.no_padding()
         self._building = threading.Lock()
         self._table: list[bytes] | None = None
-        self.chat_template = ChatTemplate(tokenizer, chat_function)
+        self.chat_template = ChatTemplate(tokenizer, chat_function, chat_template)
         self.special_ids = _special_ids(tokenizer)
 
     @property
@@ -65,7 +64,8 @@ class HuggingFaceCodec:
         """Text of ids; unknown ones add nothing. Raises RequestError if one is negative."""
         if any(token_id < 0 for token_id in token_ids):
             raise RequestError("A token id cannot be negative.")
-        known = [t for t in token_ids if t < len(self.token_bytes_table())]
+        table = self.token_bytes_table()
+        known = [t for t in token_ids if t < len(table) and (table[t] or t < self.vocab_tokens)]
         with self._guard:
             text: str = self._tokenizer.decode(
                 known,
@@ -106,7 +106,7 @@ class HuggingFaceCodec:
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             arguments={**self._default_arguments, **(template_arguments or {})},
-            chat_template=chat_template or self._default_template,
+            chat_template=chat_template,
         )
         # The template writes the first token itself, where the model wants one
         return self.encode(text, add_special_tokens=False)

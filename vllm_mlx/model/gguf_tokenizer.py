@@ -153,16 +153,22 @@ def _sentencepiece_bpe(vocabulary: _Vocabulary) -> Tokenizer:
     return tokenizer
 
 
-KINDS: Mapping[str, tuple[Callable[[_Vocabulary], Tokenizer], bool]] = {
-    # tokenizer.ggml.model -> builder, and whether BOS is added where the file does not say
-    "gpt2": (_byte_level_bpe, False),
-    "llama": (_sentencepiece_bpe, True),
+# tokenizer.ggml.model -> builder
+KINDS: Mapping[str, Callable[[_Vocabulary], Tokenizer]] = {
+    "gpt2": _byte_level_bpe,
+    "llama": _sentencepiece_bpe,
 }
 
 
-def _add_bos_and_eos(tokenizer: Tokenizer, vocabulary: _Vocabulary, bos_by_default: bool) -> None:
+def _adds_bos(vocabulary: _Vocabulary) -> bool:
+    """What the file says; else yes for SentencePiece and for Llama 3 and its like."""
+    default = vocabulary.setting("model") == "llama" or vocabulary.setting("pre") in WHOLE_WORDS
+    return bool(vocabulary.setting("add_bos_token", default))
+
+
+def _add_bos_and_eos(tokenizer: Tokenizer, vocabulary: _Vocabulary) -> None:
     bos, eos = vocabulary.named("bos"), vocabulary.named("eos")
-    before = [bos] if bos and vocabulary.setting("add_bos_token", bos_by_default) else []
+    before = [bos] if bos and _adds_bos(vocabulary) else []
     after = [eos] if eos and vocabulary.setting("add_eos_token", False) else []
     if not before and not after:
         return
@@ -182,12 +188,11 @@ def build_tokenizer(gguf: GgufFile) -> Tokenizer:
         raise ModelError(
             f"{vocabulary.file}: tokenizer kind '{kind}' is not supported ({', '.join(KINDS)} are)"
         )
-    build, bos_by_default = KINDS[kind]
-    tokenizer = build(vocabulary)
+    tokenizer = KINDS[kind](vocabulary)
     added = vocabulary.added()
     tokenizer.add_special_tokens([token for token in added if token.special])
     tokenizer.add_tokens([token for token in added if not token.special])
-    _add_bos_and_eos(tokenizer, vocabulary, bos_by_default)
+    _add_bos_and_eos(tokenizer, vocabulary)
     if tokenizer.get_vocab_size(with_added_tokens=True) > len(vocabulary.tokens):
         raise ModelError(f"{vocabulary.file}: a special token is not in the vocabulary")
     return tokenizer

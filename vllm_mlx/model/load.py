@@ -67,6 +67,8 @@ def load_checkpoint(
         _dequantize(model, target or mx.float32)
     if target is not None:
         _cast(model, target)
+    if runs_on_cpu():
+        _turn_for_cpu(model)
     _evaluate(model, report)
     tokenizer, chat_function = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     generation_config = read_json(folder / "generation_config.json")
@@ -266,6 +268,28 @@ def _unpack(module: Any, scales: mx.array, biases: mx.array | None) -> mx.array:
         for e in range(len(factor))
     ]
     return mx.stack(experts)
+
+
+def _turn_for_cpu(model: Any) -> None:
+    """Store the weights of products by input instead of by output; values and shapes stay.
+
+    A layer computes ``x @ weight.T``. Stored this way round, ``weight.T`` is the contiguous one, and a
+    BLAS multiplies few rows by it up to a third faster than by a transposed matrix.
+    """
+    heads = {id(getattr(model, "lm_head", None)), id(_tied_head(model))}
+    for _, module in model.named_modules():
+        if isinstance(module, Linear) or id(module) in heads:
+            weight = module.get("weight")
+            if weight is not None and weight.ndim == 2:
+                module.weight = mx.contiguous(weight.T).T
+
+
+def _tied_head(model: Any) -> Any:
+    """The embedding that also is the head; None where there is a head of its own."""
+    if any(path.endswith("lm_head") for path, _ in model.named_modules()):
+        return None
+    found = [m for path, m in model.named_modules() if path.endswith("embed_tokens")]
+    return found[0] if len(found) == 1 else None
 
 
 def _evaluate(model: Any, report: Progress) -> None:

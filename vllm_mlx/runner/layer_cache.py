@@ -2,6 +2,7 @@
 
 import mlx.core as mx
 
+import vllm_mlx.kernels.attention  # noqa: F401 - the seam through which models reach attend()
 from vllm_mlx.cache.slabs import KvSlabs, LayerSpec
 from vllm_mlx.kernels.paged_attention import attend_decode, attend_prefill
 from vllm_mlx.runner.step_layout import LayerLayout, StepLayout

@@ -2,7 +2,8 @@
 
 A short random prompt goes through the model's own caches and through token rows, two sequences in
 interleaved chunks of uneven length, past every window. Equal logits mean token rows. Otherwise
-three sequences of uneven length decode in one batch and alone; equal logits mean batched rows.
+sequences of uneven length, the longest past every window, decode in a batch that they join and
+leave, and alone; equal logits mean batched rows.
 """
 
 from typing import Any
@@ -24,7 +25,8 @@ from vllm_mlx.runner.token_rows import TokenRowsRunner
 SHORTEST_PROBE_TOKENS = 40
 LONGEST_PROBE_TOKENS = 1200
 CHUNKS = (7, 1, 19, 2, 64, 5, 1, 128, 3)  # uneven, and crossing tiles at odd places
-BATCH_LENGTHS = (5, 17, 9)
+BATCH_LENGTHS = (9, 17, 5)
+BATCHES = ((0, 1), (0, 1, 2), (0, 1, 2), (1, 2))  # who decodes in each step: one joins, one leaves
 
 
 class Finding(Struct, frozen=True):
@@ -82,8 +84,7 @@ def layer_specs(model: Module) -> list[LayerSpec] | str:
 def _token_rows_differ(
     model: Module, layers: list[LayerSpec], vocab_tokens: int, block_tokens: int, fused: bool
 ) -> str | None:
-    windows = [layer.window_tokens for layer in layers if layer.window_tokens]
-    longest = min(max([SHORTEST_PROBE_TOKENS, *(w + 12 for w in windows)]), LONGEST_PROBE_TOKENS)
+    longest = _past_windows(SHORTEST_PROBE_TOKENS, [layer.window_tokens for layer in layers])
     prompts = [_prompt(longest, vocab_tokens, 1), _prompt(longest - 7, vocab_tokens, 2)]
     reference = [_plain_logits(model, prompt) for prompt in prompts]
     blocks = 1 + sum(blocks_for(len(prompt), block_tokens) for prompt in prompts)
@@ -93,17 +94,26 @@ def _token_rows_differ(
     except Exception as error:  # whatever a foreign model raises means: not this way
         runner.release_model()
         return f"token rows fail ({type(error).__name__}: {error})"
-    for mine, theirs in zip(found, reference, strict=True):
-        if (gap := relative_gap(mine, theirs)) > tolerance(theirs.dtype):
+    for (positions, mine), theirs in zip(found, reference, strict=True):
+        gap = relative_gap(mine, theirs[mx.array(positions)])
+        if gap > tolerance(theirs.dtype):
             runner.release_model()
             return f"token rows give other logits (relative difference {gap:.1e})"
     return None
 
 
+def _past_windows(tokens: int, windows: list[int | None]) -> int:
+    """``tokens``, or as many as it takes to fill every window and go on for a while."""
+    return min(max([tokens, *(w + 12 for w in windows if w)]), LONGEST_PROBE_TOKENS)
+
+
 def _interleaved_logits(
     runner: TokenRowsRunner, prompts: list[tuple[int, ...]], block_tokens: int
-) -> list[mx.array]:
-    """Logits at every position of every prompt, computed chunk by chunk in common steps."""
+) -> list[tuple[list[int], mx.array]]:
+    """Positions and their logits for every prompt, computed chunk by chunk in common steps.
+
+    All positions of all chunks but the last, of which only its end is wanted, as when serving.
+    """
     sequences, next_block = [], 1
     for number, prompt in enumerate(prompts):
         sequence = Sequence(Generation(id="probe", prompt_ids=prompt), number, 1)
@@ -112,6 +122,7 @@ def _interleaved_logits(
         next_block += count
         sequences.append(sequence)
     pieces: list[list[mx.array]] = [[] for _ in sequences]
+    positions: list[list[int]] = [[] for _ in sequences]
     step = 0
     while any(sequence.remaining_tokens for sequence in sequences):
         grants = []
@@ -119,39 +130,55 @@ def _interleaved_logits(
             count = min(CHUNKS[(step + sequence.number) % len(CHUNKS)], sequence.remaining_tokens)
             if count:
                 start = sequence.computed_tokens
-                grants.append(Grant(sequence, start, count, samples=False, scores=True))
+                is_last = count == sequence.remaining_tokens
+                grants.append(Grant(sequence, start, count, samples=is_last, scores=not is_last))
                 sequence.computed_tokens += count
         logits, row = runner.forward(grants, None), 0
         for grant in grants:
-            pieces[grant.sequence.number].append(logits[row : row + grant.count])
-            row += grant.count
+            number, count = grant.sequence.number, grant.num_logits
+            pieces[number].append(logits[row : row + count])
+            positions[number] += range(grant.end - count, grant.end)
+            row += count
         mx.eval(logits, runner.state())
         step += 1
-    return [mx.concatenate(piece) for piece in pieces]
+    return [(where, mx.concatenate(piece)) for where, piece in zip(positions, pieces, strict=True)]
 
 
 def _batch_differs(model: Module, vocab_tokens: int) -> str | None:
-    """Decode four tokens of three sequences in one batch and alone."""
-    prompts = [_prompt(n, vocab_tokens, seed) for seed, n in enumerate(BATCH_LENGTHS)]
-    reference = [_plain_logits(model, prompt)[-4:] for prompt in prompts]
+    """Decode a few tokens of three sequences in a batch and alone."""
+    windows = [getattr(cache, "max_size", None) for cache in _flat(make_prompt_cache(model))]
+    lengths = [BATCH_LENGTHS[0], _past_windows(BATCH_LENGTHS[1], windows), BATCH_LENGTHS[2]]
+    steps = len(BATCHES)
+    prompts = [_prompt(n, vocab_tokens, seed) for seed, n in enumerate(lengths)]
+    reference = [_plain_logits(model, prompt) for prompt in prompts]
     runner = RowsRunner(model, lambda: make_prompt_cache(model), batched=True)
     sequences = []
     for number, prompt in enumerate(prompts):
-        sequence = Sequence(Generation(id="probe", prompt_ids=prompt[:-4]), number, 5)
-        runner.forward([Grant(sequence, 0, len(prompt) - 4, samples=False)], None)
+        sequence = Sequence(Generation(id="probe", prompt_ids=prompt[:-steps]), number, steps + 1)
+        runner.forward([Grant(sequence, 0, len(prompt) - steps, samples=False)], None)
+        mx.eval(runner.state())
         sequences.append(sequence)
-    for step in range(4):
+    for members in BATCHES:
+        for sequence in (s for s in sequences if s.number not in members and s.num_sampled):
+            runner.forget(sequence)
+        places = [sequences[number].length for number in members]
         grants = []
-        for sequence, prompt in zip(sequences, prompts, strict=True):
-            sequence.output_ids.append(prompt[step - 4])
-            sequence.num_sampled += 1
-            grants.append(Grant(sequence, sequence.length - 1, 1, samples=True))
+        for number, place in zip(members, places, strict=True):
+            sequences[number].output_ids.append(prompts[number][place])
+            sequences[number].num_sampled += 1
+            grants.append(Grant(sequences[number], place, 1, samples=True))
         logits = runner.forward(grants, None)
         mx.eval(logits, runner.state())
-        for row, theirs in enumerate(reference):
-            if (gap := relative_gap(logits[row], theirs[step])) > tolerance(theirs.dtype):
+        for row, (number, place) in enumerate(zip(members, places, strict=True)):
+            theirs = reference[number][place]
+            if (gap := relative_gap(logits[row], theirs)) > tolerance(theirs.dtype):
                 return f"a batch gives other logits (relative difference {gap:.1e})"
     return None
+
+
+def _flat(caches: list[Any]) -> list[Any]:
+    """Caches of all layers, those inside a list of caches too."""
+    return [inner for cache in caches for inner in getattr(cache, "caches", [cache])]
 
 
 def _plain_logits(model: Module, prompt: tuple[int, ...]) -> mx.array:

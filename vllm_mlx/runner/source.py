@@ -180,7 +180,7 @@ def kv_bytes_per_token(model: Any, finding: Finding) -> int:
     for tokens in (256, 512):
         caches = make_prompt_cache(model)
         mx.eval(model(mx.zeros((1, tokens), dtype=mx.int32), cache=caches))
-        sizes.append(sum(cache.nbytes for cache in caches))
+        sizes.append(sum(int(cache.nbytes) for cache in caches))
     return max(1, (sizes[1] - sizes[0]) // 256)
 
 

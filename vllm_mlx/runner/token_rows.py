@@ -71,7 +71,7 @@ class TokenRowsRunner:
         if len(parts) == 1:
             return self._run(parts[0], unread)
         pieces = [self._run(part, unread) for part in parts]
-        return _in_order(grants, parts, [piece for piece in pieces if piece.shape[0]])
+        return _in_order(grants, parts, pieces)
 
     def _split(self, grants: list[Grant]) -> list["Part"]:
         """One part for all, and parts of fixed shape for sequences that must be reproducible."""
@@ -191,7 +191,7 @@ def _in_order(grants: list[Grant], parts: list[Part], pieces: list[mx.array]) ->
         for grant in part.grants:
             places[grant.sequence.number] += range(row, row + grant.num_logits)
             row += grant.num_logits
-    logits = mx.concatenate(pieces)
+    logits = mx.concatenate([piece for piece in pieces if piece.shape[0]] or pieces[:1])
     order = [place for grant in grants for place in places[grant.sequence.number]]
     return logits if order == list(range(row)) else logits[mx.array(order)]
 

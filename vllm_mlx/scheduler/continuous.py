@@ -31,8 +31,9 @@ class ContinuousScheduler:
     def plan(
         self, running: list[Sequence], waiting: WaitingQueue, kv: KvCache, cost: StepCost
     ) -> StepPlan:
-        if any(sequence.is_suspect for sequence in running):
-            return self._plan_suspect(running, kv)
+        suspect = self._find_suspect(running, waiting, kv)
+        if suspect is not None:
+            return self._plan_suspect(suspect, kv)
         preempted = self._secure_decodes(running, waiting, kv)
         decodes = [s for s in running if s.is_decoding and s.can_sample_more]
         decodes = decodes[: self._step_tokens]
@@ -92,29 +93,48 @@ class ContinuousScheduler:
         self, running: list[Sequence], waiting: WaitingQueue, kv: KvCache, budget: int
     ) -> list[Grant]:
         grants: list[Grant] = []
-        while budget > 0 and len(running) < self.max_running:
-            sequence = waiting.first()
-            if sequence is None or sequence.has_unread_token:
+        while budget > 0:
+            first = waiting.first()
+            if first is None or first.is_suspect:  # a suspect is admitted to a step of its own
                 break
-            if sequence.is_suspect and running:
-                break  # waits until it can run alone
-            kv.match(sequence)
-            # one block for each sequence that runs: admitting must not preempt in the next step
-            if not kv.extend(sequence, sequence.length + 1, spare_blocks=len(running)):
-                kv.release(sequence)
-                sequence.computed_tokens = 0
+            sequence = self._admit_first(running, waiting, kv)
+            if sequence is None:
                 break
-            running.append(waiting.take_first())
-            sequence.state = "running"
             grants.append(_prefill_grant(sequence, budget))
             budget -= grants[-1].count
-            if sequence.is_suspect:
-                break
         return grants
 
-    def _plan_suspect(self, running: list[Sequence], kv: KvCache) -> StepPlan:
-        """After an unexplained failure: one suspect alone, so that it can only hurt itself."""
-        sequence = next(s for s in running if s.is_suspect)
+    def _admit_first(
+        self, running: list[Sequence], waiting: WaitingQueue, kv: KvCache
+    ) -> Sequence | None:
+        """Let the first of the queue run, if there is room for it."""
+        sequence = waiting.first()
+        if sequence is None or sequence.has_unread_token or len(running) >= self.max_running:
+            return None
+        kv.match(sequence)
+        tokens = sequence.length + int(sequence.can_sample_more)
+        # one block for each sequence that runs: admitting must not preempt in the next step
+        if not kv.extend(sequence, tokens, spare_blocks=len(running)):
+            kv.release(sequence)
+            sequence.computed_tokens = 0
+            return None
+        running.append(waiting.take_first())
+        sequence.state = "running"
+        return sequence
+
+    def _find_suspect(
+        self, running: list[Sequence], waiting: WaitingQueue, kv: KvCache
+    ) -> Sequence | None:
+        """The one that runs, or else the first of the queue if it is one and can be admitted."""
+        suspect = next((s for s in running if s.is_suspect), None)
+        first = waiting.first()
+        if suspect is None and first is not None and first.is_suspect:
+            return self._admit_first(running, waiting, kv)
+        return suspect
+
+    def _plan_suspect(self, sequence: Sequence, kv: KvCache) -> StepPlan:
+        """After an unexplained failure: a step for a suspect alone, in which it can only hurt
+        itself. The others pause until it has a token to show."""
         if sequence.is_decoding:
             if not sequence.can_sample_more or not kv.extend(sequence, sequence.length):
                 return StepPlan([], [])

@@ -60,12 +60,11 @@ class StatusResource:
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         status = self._engine.status
-        loaded = status.state in ("ready", "draining")
         write_json(
             resp,
             Status(
                 version=self._version,
-                model=self._served.name if loaded else None,
+                model=self._served.name_if_known(),
                 uptime_seconds=round(time.monotonic() - self._started, 3),
                 engine=msgspec.convert(status, EngineState, from_attributes=True),
                 requests=[describe(answer) for answer in self._running],
