@@ -24,6 +24,7 @@ from vllm_mlx.parsers.formats.registry import tool_format
 from vllm_mlx.parsers.formats.tools import TOOL_FORMATS
 from vllm_mlx.parsers.ids import CountingIds
 from vllm_mlx.parsers.machine import Markup
+from vllm_mlx.parsers.recovery import Recovery
 
 CASES = [
     pytest.param(name, n, id=f"{name}-{n}")
@@ -34,8 +35,11 @@ MARKUPS = {one.names[0]: Markup(one, None) for one in TOOL_FORMATS}
 LAW = settings(max_examples=EXAMPLES)
 
 
-def read(name: str, pieces: Iterable[str], *, is_cut: bool = False) -> Folded:
-    parser = MARKUPS[tool_format(name).names[0]].reply(TOOLS, CountingIds())
+def read(
+    name: str, pieces: Iterable[str], *, is_cut: bool = False, recovery: Recovery = "none"
+) -> Folded:
+    markup = MARKUPS[tool_format(name).names[0]]
+    parser = markup.reply(TOOLS, CountingIds(), recovery=recovery)
     events = [event for piece in pieces for event in parser.feed(piece)]
     return fold([*events, *parser.finish(is_cut=is_cut)])
 
@@ -137,6 +141,24 @@ def test_nonsense_is_neither_lost_nor_doubled(name: str, data: st.DataObject) ->
     assert folded == read(name, [text])
     out = folded.content + "".join(call.name + call.arguments for call in folded.calls)
     assert [word for word in words if out.count(word) != 1] == []
+
+
+@pytest.mark.parametrize("name", sorted(WRITERS))
+@given(data=st.data())
+@LAW
+def test_buffered_calls_are_valid_or_content(name: str, data: st.DataObject) -> None:
+    """Calls broken in the middle: repaired, or content; never a call with broken arguments."""
+    writer = data.draw(st.sampled_from(WRITERS[name]))
+    text = writer.calls(data.draw(calls)[:1]).removeprefix("<|start|>assistant")
+    place = data.draw(st.integers(0, len(text)))
+    text = text[:place] + data.draw(st.sampled_from(['"', "}", "x", ", ", ""])) + text[place + 1 :]
+
+    folded = read(name, cut(text, data.draw(sizes)), recovery="buffered")
+
+    assert folded == read(name, [text], recovery="buffered")
+    for call in folded.calls:
+        assert isinstance(json.loads(call.arguments), dict)
+        assert call.problem is None
 
 
 @pytest.mark.parametrize("name", sorted(WRITERS))

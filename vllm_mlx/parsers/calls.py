@@ -113,12 +113,13 @@ def stream_arguments(reading: Reading, notation: Notation, closers: Markers) -> 
         calls.write(value.take())
         if value.status == "open":
             if scan.ended:
-                calls.write(scan.rest())
+                calls.write(value.take_held() + scan.rest())
                 scan.pos = len(scan.text)
                 calls.end("truncated")
                 return
             yield
     if value.status == "failed":
+        calls.write(value.take_held())
         yield from raw_until(reading, closers)
     calls.end("malformed" if value.status == "failed" else None)
 

@@ -48,7 +48,14 @@ class Markup:
         )
         self.restarts = frozenset(tool.restarts if tool else ())
         self.thinks = frozenset(reasoning.opens if reasoning else ())
-        self.thought = Markers((*reasoning.closes, *reasoning.until) if reasoning else ())
+        headers = reasoning.channels if reasoning else None
+        self.thought = Markers(
+            (
+                *(reasoning.closes if reasoning else ()),
+                *(reasoning.until if reasoning else ()),
+                *((*headers.starts, *headers.ends) if headers else ()),
+            )
+        )
         self.bodies = frozenset(
             (*self.channels.starts, *self.channels.ends) if self.channels else ()
         )
@@ -230,8 +237,11 @@ class MarkupParser:
             elif marker in markup.noise:
                 scan.pos += len(marker)
                 content.boundary()
-            elif marker in markup.regions and (yield from self._region(marker)):
-                pass
+            elif marker in markup.regions:
+                if not (yield from self._region(marker)):
+                    # one character only: another marker may begin inside this one
+                    content.write(marker[0])
+                    scan.pos += 1
             else:
                 fresh = marker in markup.restarts
                 self._as_text(marker)

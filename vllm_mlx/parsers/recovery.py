@@ -118,10 +118,13 @@ def repair_arguments(text: str, schema: Mapping[str, Any]) -> str | None:
     repaired = repair_json(text)
     if repaired is None:
         return None
-    value = json.loads(repaired)
-    if not isinstance(value, dict):
+    try:
+        value = json.loads(repaired)
+        if not isinstance(value, dict):
+            return None
+        typed = {key: _typed(one, parameter_types(schema, key)) for key, one in value.items()}
+    except RecursionError:  # nested deeper than anybody would read
         return None
-    typed = {key: _typed(one, parameter_types(schema, key)) for key, one in value.items()}
     if all(typed[key] is value[key] for key in value):
         return repaired
     return json.dumps(typed, ensure_ascii=False)

@@ -93,6 +93,11 @@ class Transcoder:
         self._out.clear()
         return text
 
+    def take_held(self) -> str:
+        """The comma and white space that waited for a next item, where it will not come."""
+        held, self._pending = self._pending, ""
+        return held
+
     def feed(self, text: str, pos: int, ended: bool) -> int:
         """Consumes from ``pos`` what can be decided; returns where it stopped.
 

@@ -119,7 +119,7 @@ def _value(reading: Reading) -> Steps[bool]:
         if value.status == "failed":
             return False
         if scan.ended:
-            reading.calls.write(scan.rest())
+            reading.calls.write(value.take_held() + scan.rest())
             scan.pos = len(scan.text)
             return False
         yield
