@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from vllm_mlx.parsers.formats.description import ReasoningFormat, ToolFormat
+from vllm_mlx.parsers.formats.more_tools import TOOL_FORMATS
 from vllm_mlx.parsers.formats.reasoning import REASONING_FORMATS
-from vllm_mlx.parsers.formats.tools import TOOL_FORMATS
 
 PAGE = Path(__file__).parent / "parsers.md"
 

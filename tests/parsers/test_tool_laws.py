@@ -20,8 +20,8 @@ from tests.parsers.strategies import (
 )
 from tests.parsers.writers import WRITERS, Call, Writer
 from vllm_mlx.parsers.base import Folded, fold
+from vllm_mlx.parsers.formats.more_tools import TOOL_FORMATS
 from vllm_mlx.parsers.formats.registry import tool_format
-from vllm_mlx.parsers.formats.tools import TOOL_FORMATS
 from vllm_mlx.parsers.ids import CountingIds
 from vllm_mlx.parsers.machine import Markup
 from vllm_mlx.parsers.recovery import Recovery

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from tests.parsers.strategies import EXAMPLES, any_text, cut, sizes
 from vllm_mlx.parsers.coerce import parameter_types, to_json
+from vllm_mlx.parsers.notation import GEMMA4, JSON, PYTHON, Notation
 from vllm_mlx.parsers.recovery import repair_arguments
 from vllm_mlx.parsers.repair import repair_json
-from vllm_mlx.parsers.transcode import GEMMA4, JSON, PYTHON, Notation, Transcoder, transcode
+from vllm_mlx.parsers.transcode import Transcoder, transcode
 
 LAW = settings(max_examples=EXAMPLES * 5)
 values = st.recursive(

@@ -19,8 +19,9 @@ from vllm_mlx.parsers.base import (
     ToolSchemas,
 )
 from vllm_mlx.parsers.ids import IdFactory, IdStyle
+from vllm_mlx.parsers.notation import JSON, Notation
 from vllm_mlx.parsers.scanner import Markers, Scanner, Steps
-from vllm_mlx.parsers.transcode import JSON, Notation, Transcoder
+from vllm_mlx.parsers.transcode import Transcoder
 
 HEAD_CHARS = 256  # a call's head (name, id) longer than this is not one
 NAME = re.compile(r"[\w.\-:/$]{1,128}")

@@ -14,8 +14,8 @@ from vllm_mlx.parsers.calls import (
     stream_arguments,
 )
 from vllm_mlx.parsers.formats.description import Channels
+from vllm_mlx.parsers.notation import JSON
 from vllm_mlx.parsers.scanner import FAILED, Steps, markers_of
-from vllm_mlx.parsers.transcode import JSON
 
 
 class Message(Struct, frozen=True):

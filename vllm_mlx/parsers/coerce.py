@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vllm_mlx.parsers.transcode import PYTHON, transcode, word_to_json
+from vllm_mlx.parsers.notation import PYTHON, word_to_json
+from vllm_mlx.parsers.transcode import transcode
 
 _MAX_DEPTH = 16  # nested $ref and anyOf
 _TYPE_OF_PYTHON = {

@@ -15,8 +15,15 @@ from vllm_mlx.parsers.bodies.tagged import TaggedCalls, read_tagged
 from vllm_mlx.parsers.calls import CallWriter, Reading
 from vllm_mlx.parsers.channels import read_body, read_header
 from vllm_mlx.parsers.flow import Flow
-from vllm_mlx.parsers.formats.description import Channels, ReasoningFormat, Region, ToolFormat
+from vllm_mlx.parsers.formats.description import (
+    Channels,
+    ReasoningFormat,
+    Region,
+    ToolFormat,
+    openers_of,
+)
 from vllm_mlx.parsers.ids import IdFactory
+from vllm_mlx.parsers.prompt import begins_in_reasoning
 from vllm_mlx.parsers.recovery import HeldCallWriter, Recovery
 from vllm_mlx.parsers.scanner import Markers, Scanner, Steps, markers_of
 
@@ -72,22 +79,7 @@ class Markup:
 
     def begins_in_reasoning(self, prompt: str) -> bool | None:
         """Whether the prompt's end leaves the thinking open or closed; None if it says neither."""
-        if self.reasoning is None or not self.reasoning.closes:
-            return None
-        tail = prompt[-256:]
-        opened = max((tail.rfind(one) for one in self.reasoning.opens), default=-1)
-        closed = max(tail.rfind(one) for one in self.reasoning.closes)
-        if max(opened, closed) < 0:
-            return None
-        last = max(opened, closed)
-        marker = next(
-            one
-            for one in (*self.reasoning.opens, *self.reasoning.closes)
-            if tail.startswith(one, last)
-        )
-        if tail[last + len(marker) :].strip():
-            return None  # it belongs to an earlier turn
-        return opened > closed
+        return begins_in_reasoning(self.reasoning, prompt) if self.reasoning else None
 
     def reply(
         self,
@@ -99,17 +91,6 @@ class Markup:
     ) -> "MarkupParser":
         """A parser for one reply; ``in_reasoning`` as ``begins_in_reasoning`` says."""
         return MarkupParser(self, tools, ids, in_reasoning, recovery)
-
-
-def openers_of(region: Region) -> tuple[str, ...]:
-    """The markers that begin a region anywhere in the content."""
-    match region:
-        case TaggedCalls(opens=opens, call=call):
-            return (*opens, call.open) if call.open else opens
-        case HeadedCalls(opens=opens, calls=calls):
-            return (*opens, *calls)
-        case _:
-            return region.opens
 
 
 class MarkupParser:

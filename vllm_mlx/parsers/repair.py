@@ -5,7 +5,8 @@ What streaming already tolerates is in ``transcode.py``; this needs the whole te
 
 import re
 
-from vllm_mlx.parsers.transcode import JSON, Transcoder, escape
+from vllm_mlx.parsers.notation import JSON, escape
+from vllm_mlx.parsers.transcode import Transcoder
 
 _MAX_EDITS = 200
 _BARE_VALUE = re.compile(r"[^,\]}\n\"]+")

@@ -4,27 +4,11 @@ Valid JSON passes unchanged, white space included. Python's literals, single quo
 commas, bare keys, raw line breaks and unknown escapes become JSON. Markers are not known here.
 """
 
-import json
 import re
 from typing import Literal
 
-from msgspec import Struct
-
+from vllm_mlx.parsers.notation import Notation, escape, word_to_json
 from vllm_mlx.parsers.scanner import markers_of
-
-
-class Notation(Struct, frozen=True):
-    """How values are written: what opens and closes a string, and whether ``( )`` is a list."""
-
-    quotes: tuple[str, ...] = ('"', "'")
-    tuples: bool = False  # Python: parentheses are a list, triple quotes are a string
-    escapes: bool = True  # a backslash in a string escapes
-
-
-JSON = Notation()
-PYTHON = Notation(quotes=('"""', "'''", '"', "'"), tuples=True)
-GEMMA4 = Notation(quotes=('<|"|>', '"'), escapes=False)
-FUNCTION_GEMMA = Notation(quotes=("<escape>", '"'), escapes=False)
 
 Status = Literal["open", "done", "failed"]
 
@@ -32,11 +16,6 @@ Status = Literal["open", "done", "failed"]
 _VALUE, _KEY, _COLON, _AFTER, _STRING, _WORD = range(6)
 _SPACE = re.compile(r"[ \t\r\n]+")
 _WORD_RUN = re.compile(r"[^\s,:\[\]{}()\"'<=]+")
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_WORDS = {
-    "true": "true", "false": "false", "null": "null",
-    "True": "true", "False": "false", "None": "null",
-}  # fmt: skip
 _PLAIN = {
     '"': re.compile(r'[^"\\\x00-\x1f]+'),
     "'": re.compile(r"[^'\"\\\x00-\x1f]+"),
@@ -46,23 +25,6 @@ _KEPT_ESCAPES = frozenset('"\\/bfnrt')
 _HEX_DIGITS = {"u": 4, "x": 2, "U": 8}
 _CLOSER = {"{": "}", "[": "]", "(": "]"}
 _OPEN_OF = {"}": "{", "]": "[", ")": "("}
-
-
-def escape(text: str) -> str:
-    """The inside of a JSON string with this value."""
-    return json.dumps(text, ensure_ascii=False)[1:-1]
-
-
-def word_to_json(word: str) -> str | None:
-    """A number, truth value or null as JSON; None if it is something else."""
-    if _NUMBER.fullmatch(word):
-        return word
-    if (known := _WORDS.get(word)) is not None:
-        return known
-    try:
-        return json.dumps(float(word), allow_nan=False) if word.strip("+-.")[:1].isdigit() else None
-    except ValueError:
-        return None
 
 
 class Transcoder:

@@ -9,8 +9,8 @@ import re
 from msgspec import Struct
 
 from vllm_mlx.parsers.calls import HEAD_CHARS, Reading, consume_closers, stream_arguments
+from vllm_mlx.parsers.notation import JSON, Notation
 from vllm_mlx.parsers.scanner import FAILED, Steps, markers_of
-from vllm_mlx.parsers.transcode import JSON, Notation
 
 
 class HeadedCalls(Struct, frozen=True):

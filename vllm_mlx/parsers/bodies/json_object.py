@@ -19,8 +19,8 @@ from vllm_mlx.parsers.calls import (
     stream_arguments,
     stream_decoded,
 )
+from vllm_mlx.parsers.notation import JSON
 from vllm_mlx.parsers.scanner import FAILED, Scanner, Steps, markers_of
-from vllm_mlx.parsers.transcode import JSON
 
 _BARE_KEY = re.compile(r"[A-Za-z_]\w*\Z")
 _COLON = markers_of(":")

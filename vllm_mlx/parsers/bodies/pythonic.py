@@ -6,8 +6,9 @@ import re
 from msgspec import Struct
 
 from vllm_mlx.parsers.calls import HEAD_CHARS, NAME, Reading, consume_closers
+from vllm_mlx.parsers.notation import PYTHON
 from vllm_mlx.parsers.scanner import FAILED, Scanner, Steps, markers_of
-from vllm_mlx.parsers.transcode import PYTHON, Transcoder
+from vllm_mlx.parsers.transcode import Transcoder
 
 _PAREN = markers_of("(")
 _KEY_END = markers_of("=", ",", "(", ")", "[", "{", '"', "'")

@@ -5,8 +5,8 @@ import json
 from msgspec import Struct
 
 from vllm_mlx.parsers.calls import Reading, consume_closers
+from vllm_mlx.parsers.notation import escape
 from vllm_mlx.parsers.scanner import Steps, markers_of
-from vllm_mlx.parsers.transcode import escape
 
 
 class RawCalls(Struct, frozen=True):

@@ -17,8 +17,8 @@ from vllm_mlx.parsers.calls import (
     consume_closers,
     stream_arguments,
 )
+from vllm_mlx.parsers.notation import JSON
 from vllm_mlx.parsers.scanner import FAILED, Scanner, Steps, markers_of
-from vllm_mlx.parsers.transcode import JSON
 
 _ATTRIBUTE = re.compile(r"([\w:-]+)\s*=\s*(\"[^\"]*\"|'[^']*'|[^\s\"'>]+)")
 _ENTITIES = (("&quot;", '"'), ("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"))

@@ -7,8 +7,8 @@ from msgspec import Struct
 
 from vllm_mlx.parsers.calls import Reading
 from vllm_mlx.parsers.coerce import parameter_types, to_json
+from vllm_mlx.parsers.notation import escape
 from vllm_mlx.parsers.scanner import Markers, Scanner, Steps, markers_of
-from vllm_mlx.parsers.transcode import escape
 
 _STRING = frozenset({"string"})
 _NULLABLE = frozenset({"string", "null"})

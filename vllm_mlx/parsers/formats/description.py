@@ -12,6 +12,17 @@ from vllm_mlx.parsers.ids import IdStyle
 Region = JsonCalls | TaggedCalls | HeadedCalls | PythonicCalls | RawCalls
 
 
+def openers_of(region: Region) -> tuple[str, ...]:
+    """The markers that begin a region anywhere in the content."""
+    match region:
+        case TaggedCalls(opens=opens, call=call):
+            return (*opens, call.open) if call.open else opens
+        case HeadedCalls(opens=opens, calls=calls):
+            return (*opens, *calls)
+        case _:
+            return region.opens
+
+
 class Channels(Struct, frozen=True, kw_only=True):
     """A reply made of messages, each with a header that says whom it is for.
 

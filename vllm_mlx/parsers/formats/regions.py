@@ -8,7 +8,7 @@ from vllm_mlx.parsers.bodies.pythonic import PythonicCalls
 from vllm_mlx.parsers.bodies.raw import RawCalls
 from vllm_mlx.parsers.bodies.tagged import Head, TaggedCalls
 from vllm_mlx.parsers.bodies.tagged_value import ValueRules
-from vllm_mlx.parsers.transcode import FUNCTION_GEMMA, GEMMA4
+from vllm_mlx.parsers.notation import FUNCTION_GEMMA, GEMMA4
 
 NAME = r"(?P<name>[\w.\-]+)"
 

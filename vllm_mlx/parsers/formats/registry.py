@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from vllm_mlx.errors import ConfigError
 from vllm_mlx.parsers.formats.description import ReasoningFormat, ToolFormat
+from vllm_mlx.parsers.formats.more_tools import TOOL_FORMATS
 from vllm_mlx.parsers.formats.reasoning import REASONING_FORMATS
-from vllm_mlx.parsers.formats.tools import TOOL_FORMATS
 
 F = TypeVar("F", ToolFormat, ReasoningFormat)
 
