@@ -7,8 +7,8 @@ HARMONY = Channels(
     implicit=("to=",),
     messages=("<|message|>",),
     ends=("<|end|>", "<|call|>", "<|return|>"),
-    head=r"(?:<\|start\|>|<\|constrain\|>|\s++|to=(?P<recipient>[\w.\-]++)"
-    r"|<\|channel\|>(?P<channel>\w++)|(?!to=)\w++)*",
+    head=r"(?:<\|start\|>|<\|constrain\|>\s*+\w++|\s++|to=(?P<recipient>[\w.\-]++)"
+    r"|<\|channel\|>(?P<channel>analysis|commentary|final)|assistant|json|code)*",
     reasoning=("analysis",),
     readers=("user", "all", "assistant"),
     prefix="functions.",
