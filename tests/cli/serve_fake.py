@@ -14,9 +14,20 @@ from vllm_mlx.errors import ModelError
 from vllm_mlx.settings import ApiSettings
 
 
+class StrawEngine:
+    """Ends everything ``drain_seconds`` after it was told to stop."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    async def stop(self, drain_seconds: float) -> None:
+        await asyncio.sleep(drain_seconds)
+        self.ended.set()
+
+
 class StrawApplication:
-    def __init__(self, loading: str, request_seconds: float) -> None:
-        self._loading, self._request_seconds = loading, request_seconds
+    def __init__(self, engine: StrawEngine, loading: str, request_seconds: float) -> None:
+        self._engine, self._loading, self._request_seconds = engine, loading, request_seconds
 
     async def loaded(self) -> None:
         if self._loading == "hang":
@@ -29,9 +40,15 @@ class StrawApplication:
             await self._lifespan(receive, send)
             return
         print("request begins", flush=True)
-        await asyncio.sleep(self._request_seconds)
+        body = b"whole answer"
+        try:
+            async with asyncio.timeout(self._request_seconds):
+                await self._engine.ended.wait()
+                body = b"cut short"
+        except TimeoutError:
+            pass
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"whole answer"})
+        await send({"type": "http.response.body", "body": body})
 
     async def _lifespan(self, receive: Any, send: Any) -> None:
         await receive()
@@ -60,7 +77,7 @@ class StrawSettings:
             cors_origins=[],
             metrics=False,
             page=False,
-            drain_seconds=2,
+            drain_seconds=1,
         )
 
 
@@ -69,8 +86,10 @@ def run(port: int, loading: str, request_seconds: float) -> int:
     listener = listen(settings.api)
     url = public_url("127.0.0.1", listener)
     print(f"bound {url}", flush=True)
-    app = StrawApplication(loading, request_seconds)
-    server = cast(Server, type("Straw", (), {"settings": settings, "app": app}))
+    engine = StrawEngine()
+    app = StrawApplication(engine, loading, request_seconds)
+    parts = {"settings": settings, "engine": engine, "app": app}
+    server = cast(Server, type("Straw", (), parts))
     run_until_signal(server, listener, lambda: print(f"ready {url}", flush=True))
     return 0
 

@@ -65,7 +65,7 @@ def end(process: subprocess.Popen[str], sig: signal.Signals) -> tuple[str, str, 
 
 
 def test_sigterm_lets_a_running_request_finish_and_cleans_up(tmp_path: Path) -> None:
-    with straw(tmp_path, request_seconds=1.0) as process:
+    with straw(tmp_path, request_seconds=0.5) as process:
         answers: list[bytes] = []
         asking = ask(wait_for(process, "ready"), answers)
         wait_for(process, "request begins")
@@ -78,19 +78,18 @@ def test_sigterm_lets_a_running_request_finish_and_cleans_up(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_request_beyond_the_drain_is_cut(tmp_path: Path) -> None:
+def test_a_request_beyond_the_drain_is_ended_by_the_engine(tmp_path: Path) -> None:
     with straw(tmp_path, request_seconds=60.0) as process:
-        url = wait_for(process, "ready")
-        host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port))) as client:
-            client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-            wait_for(process, "request begins")
-            began = time.monotonic()
-            out, _, code = end(process, signal.SIGTERM)
-            seconds = time.monotonic() - began
-    assert 1.5 < seconds < 10  # drain_seconds is 2
-    assert "cleaned up" in out
-    assert code == -signal.SIGTERM
+        answers: list[bytes] = []
+        asking = ask(wait_for(process, "ready"), answers)
+        wait_for(process, "request begins")
+        began = time.monotonic()
+        out, err, code = end(process, signal.SIGTERM)
+        seconds = time.monotonic() - began
+        asking.join(timeout=20)
+    assert answers == [b"cut short"]
+    assert 0.8 < seconds < 10  # drain_seconds is 1
+    assert ("cleaned up" in out, err, code) == (True, "", -signal.SIGTERM)
 
 
 def test_ctrl_c_ends_quietly_with_zero(tmp_path: Path) -> None:
@@ -98,6 +97,21 @@ def test_ctrl_c_ends_quietly_with_zero(tmp_path: Path) -> None:
         wait_for(process, "ready")
         out, err, code = end(process, signal.SIGINT)
     assert ("cleaned up" in out, err, code) == (True, "", 0)
+
+
+def test_ctrl_c_twice_does_not_wait_for_requests(tmp_path: Path) -> None:
+    with straw(tmp_path, request_seconds=60.0) as process:
+        host, port = wait_for(process, "ready").removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            wait_for(process, "request begins")
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+            began = time.monotonic()
+            _, err, code = end(process, signal.SIGINT)
+            seconds = time.monotonic() - began
+    assert seconds < 0.7  # drain_seconds is 1, and 0.2 of it are over
+    assert (err, code) == ("", 130)
 
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
+from math import ceil
 from types import FrameType
 
 import uvicorn
@@ -20,6 +21,7 @@ from vllm_mlx.log import configure_logging
 from vllm_mlx.model.blas import BlasReport
 from vllm_mlx.settings import ApiSettings
 
+CLOSING_SECONDS = 5.0  # after the drain, for streams that the engine has ended to be written
 PORT_FAULTS = (errno.EPERM, errno.EACCES, errno.EADDRINUSE)
 
 
@@ -83,9 +85,10 @@ class ModelServer(uvicorn.Server):
         config: uvicorn.Config,
         loaded: Callable[[], Awaitable[None]],
         announce: Callable[[], None],
+        drain: Callable[[], Awaitable[None]],
     ) -> None:
         super().__init__(config)
-        self._loaded, self._announce = loaded, announce
+        self._loaded, self._announce, self._drain = loaded, announce, drain
         self.is_ready = False
         self.failure: Exception | None = None
 
@@ -104,9 +107,18 @@ class ModelServer(uvicorn.Server):
         self.is_ready = True
         self._announce()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """The engine ends what is left at the deadline, so that streams end in good order."""
+        draining = asyncio.ensure_future(self._drain())
+        await super().shutdown(sockets)
+        await draining
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if not self.is_ready and self.failure is None:
+        is_loading = not self.is_ready and self.failure is None
+        is_impatient = self.should_exit and sig == signal.SIGINT
+        if is_loading or is_impatient:
             # Loading holds nothing that must be saved: downloads resume, conversions are atomic.
+            # Asked twice, waiting for requests is not wanted.
             os._exit(128 + sig)
         super().handle_exit(sig, frame)
 
@@ -116,6 +128,7 @@ def run_until_signal(server: Server, listener: socket.socket, announce: Callable
 
     Raises what loading raised.
     """
+    drain_seconds = server.settings.api.drain_seconds
     config = uvicorn.Config(
         server.app,
         http="httptools",
@@ -124,12 +137,12 @@ def run_until_signal(server: Server, listener: socket.socket, announce: Callable
         access_log=False,
         log_config=None,
         server_header=False,
-        timeout_graceful_shutdown=round(server.settings.api.drain_seconds),
+        timeout_graceful_shutdown=ceil(drain_seconds + CLOSING_SECONDS),
     )
-    runner = ModelServer(config, server.app.loaded, announce)
+    runner = ModelServer(
+        config, server.app.loaded, announce, lambda: server.engine.stop(drain_seconds)
+    )
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn repeats a SIGINT once all is done
         runner.run(sockets=[listener])
-    if runner.force_exit:
-        os._exit(128 + signal.SIGINT)  # asked twice: do not wait for the engine
     if runner.failure is not None:
         raise runner.failure

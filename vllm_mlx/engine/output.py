@@ -48,9 +48,9 @@ class OutputPipe:
             self._cumulative += raw.chosen
         count = len(self._sequence.output_ids)
         if token_id in self._eos_ids:
-            return self._finish("stop", None)
+            return self._end_at(None)
         if token_id in self._stopping.stop_token_ids and count > self._stopping.min_tokens:
-            return self._finish("stop", token_id)
+            return self._end_at(token_id)
         text = self._detokenizer.feed(token_id)
         if count <= self._stopping.min_tokens:
             text = self._stops.pass_over(text)
@@ -79,6 +79,12 @@ class OutputPipe:
     def end_unsampled(self) -> list[Delta]:
         """Nothing was to be generated (max_tokens 0)."""
         return [self._finished("length", None)]
+
+    def _end_at(self, match: int | None) -> list[Delta]:
+        """The newest token ended the sequence: billed, but shown neither as text nor as logprob."""
+        if self._pending_logprobs:
+            self._pending_logprobs.pop()
+        return self._finish("stop", match)
 
     def _finish(self, reason: FinishReason, match: str | int | None, text: str = "") -> list[Delta]:
         """End after showing everything that was held back."""

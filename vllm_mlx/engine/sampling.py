@@ -15,6 +15,7 @@ from vllm_mlx.core.sequence import Sequence
 from vllm_mlx.engine.penalties import PenaltyTable
 
 MASK_64 = (1 << 64) - 1
+LOWEST_TEMPERATURE = 1e-30  # a logit divided by less would not fit into float32
 
 
 class LogprobRows(Struct, frozen=True):
@@ -108,7 +109,7 @@ def _greedy(logits: mx.array) -> tuple[mx.array, mx.array]:
 
 def _random(logits: mx.array, sequences: list[Sequence]) -> tuple[mx.array, mx.array]:
     samplings = [sequence.generation.sampling for sequence in sequences]
-    temperatures = mx.array([s.temperature for s in samplings])[:, None]
+    temperatures = mx.array([max(s.temperature, LOWEST_TEMPERATURE) for s in samplings])[:, None]
     weights = mx.softmax(logits.astype(mx.float32) / temperatures, axis=-1)
     weights = keep_likely(
         weights,
@@ -163,7 +164,9 @@ def _nucleus_edge(weights: mx.array, top_p: list[float], limits: list[int]) -> m
     descending = -mx.sort(-likely, axis=-1)
     cumulative = mx.cumsum(descending, axis=-1)
     share = mx.array(top_p)[:, None]
-    before = mx.sum(cumulative < share * cumulative[:, -1:], axis=-1, keepdims=True)
+    # of the whole row: tokens that tie with the last of top_k may stand beyond ``width``
+    total = mx.sum(weights, axis=-1, keepdims=True)
+    before = mx.sum(cumulative < share * total, axis=-1, keepdims=True)
     edge = mx.take_along_axis(descending, mx.minimum(before, width - 1), axis=-1)
     return mx.where(share >= 1.0, 0.0, edge)
 

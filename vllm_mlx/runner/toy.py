@@ -152,7 +152,7 @@ def read_script(path: Path) -> list[str]:
 def _reply_text(entry: Any, where: str) -> str:
     if isinstance(entry, str):
         return entry
-    if not isinstance(entry, dict) or not {"content", "tool_calls"} & entry.keys():
+    if not _is_reply(entry):
         raise ModelError(f"{where}: a text, or an object with content or tool_calls, is expected")
     parts = [entry.get("content") or ""]
     for call in entry.get("tool_calls") or []:
@@ -161,3 +161,9 @@ def _reply_text(entry: Any, where: str) -> str:
         body = {"name": call["name"], "arguments": call.get("arguments", {})}
         parts.append(f"<tool_call>\n{json.dumps(body)}\n</tool_call>")
     return "\n".join(part for part in parts if part)
+
+
+def _is_reply(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not {"content", "tool_calls"} & entry.keys():
+        return False
+    return isinstance(entry.get("content"), str | None)
