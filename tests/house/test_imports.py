@@ -31,6 +31,7 @@ DOWN: dict[str, set[str]] = {
     "scheduler": LOW | {"cache"},
     "runner": LOW | {"cache", "kernels", "model"},
     "engine": LOW | {"scheduler", "cache", "runner", "kernels", "model", "metrics"},
+    "parsers": LOW,
     "dialect": LOW | {"wire"},
     "api": LOW | {"dialect", "wire", "metrics", "engine.base"},
     "assembly": LOW | {"api", "engine", "scheduler", "cache", "runner", "model", "metrics"},

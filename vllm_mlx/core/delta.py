@@ -62,6 +62,7 @@ class ToolCallDelta(Struct, frozen=True):
     id: str | None = None
     name: str | None = None
     arguments: str = ""
+    token_ids: tuple[int, ...] = ()
 
 
 class Usage(Struct, frozen=True):

@@ -1,0 +1,1 @@
+"""How one call is written, one state machine a kind of body; not which model writes which."""

@@ -1,0 +1,1 @@
+"""Descriptions of wire formats, as data. How they are read is not here."""
