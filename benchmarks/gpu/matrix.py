@@ -275,15 +275,16 @@ def start(job: Job, args: argparse.Namespace) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, env=environment)
 
 
-def gather(jobs: list[Job]) -> dict[str, Any] | None:
-    """What the processes of one part found, as one."""
+def gather(jobs: list[Job]) -> dict[str, Any]:
+    """What the processes of one part found, as one; what a process did not get to is not good."""
     told = [json.loads(job.out.read_text()) for job in jobs if job.out.exists()]
-    if not told:
-        return None
-    rows = {name: row for one in told for name, row in one["models"].items()}
-    named = [name for name in model_names() if name in rows]
-    rows = {name: rows[name] for name in [*named, *(n for n in rows if n not in named)]}
-    return {"epsilon": told[0]["epsilon"], **shares(rows), "models": rows}
+    found = {name: row for one in told for name, row in one["models"].items()}
+    wanted = [name for job in jobs for name in job.models]
+    rows = {name: found[name] for name in [*model_names(), *wanted] if name in found}
+    missing = [name for name in wanted if "seeded" not in found.get(name, {})]
+    result = {"epsilon": told[0]["epsilon"] if told else None, **shares(rows), "missing": missing}
+    result["all_good"] = result["all_good"] and not missing
+    return {**result, "models": rows}
 
 
 def wait(process: "subprocess.Popen[bytes]", end: float) -> int:
@@ -308,7 +309,7 @@ def run_all(args: argparse.Namespace) -> int:
             running = [start(job, args) for some in jobs.values() for job in some]
             end = time.monotonic() + args.limit
             codes |= {wait(process, end) for process in running}
-            found |= {part: told for part, some in jobs.items() if (told := gather(some))}
+            found |= {part: gather(some) for part, some in jobs.items()}
     commit = args.commit or found.get("machine", {}).get("commit")
     found = {
         "machine": {**device(), "commit": commit},

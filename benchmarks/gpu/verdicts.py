@@ -18,8 +18,9 @@ from vllm_mlx.core.generation import Generation, Sampling
 from vllm_mlx.core.sequence import Sequence as Row
 from vllm_mlx.engine.sampling import uniform_of
 
-# A part of the spread of the logits (their largest distance from their mean) for the most likely
-# token; a part of the probability for a drawn one. Products in TF32 round inputs to 10 bits.
+# Greedy: a part of the spread of the logits (their largest distance from their mean). Drawn: a
+# part of the probability. The latter is lax where many tokens are about as likely: the stretch of
+# each is then far shorter than epsilon. Products in TF32 round inputs to 10 bits.
 EPSILONS = {"float32": 1e-4, "tf32": 5e-2, "bfloat16": 5e-2}
 
 
