@@ -213,7 +213,9 @@ class FakeEngine:
         if len(generation.prompt_ids) >= self.context_tokens:
             raise PromptTooLong(len(generation.prompt_ids), self.context_tokens)
         if len(self.live) >= self.queue_limit:
-            raise QueueFull("The queue is full.", retry_after_seconds=7, limit=self.queue_limit)
+            # a limit of 0 stands for a queue that others keep full
+            limit = self.queue_limit or None
+            raise QueueFull("The queue is full.", retry_after_seconds=7, limit=limit)
         stream = FakeStream(generation, self._ended)
         self.streams.append(stream)
         if self.player is not None:
