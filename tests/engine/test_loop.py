@@ -366,6 +366,31 @@ def test_nan_blocks_are_scrubbed_and_never_shared() -> None:
     assert bench.tokens(1) == chain(prompt_of(100), 8)
 
 
+def test_a_prompt_that_nothing_was_sampled_after_is_not_shared() -> None:
+    """Nobody has looked whether its keys and values are numbers."""
+    bench = Bench()
+    bench.submit(ask(prompt_of(100), 0))
+    bench.run()
+    bench.submit(ask(prompt_of(100)))
+    bench.run()
+    assert bench.end(1).usage.cached_tokens == 0
+
+
+def test_after_a_failure_no_prefix_is_known() -> None:
+    """The arrays behind the blocks are gone."""
+    bench = Bench()
+    bench.submit(ask(prompt_of(100)))
+    bench.run()
+    bench.runner.raises = lambda grant: grant.sequence.number == 1
+    bench.submit(ask(prompt_of(50, 1)))
+    bench.run()
+    assert list(bench.failures) == [1]
+    bench.submit(ask(prompt_of(100)))
+    bench.run()
+    assert bench.end(2).usage.cached_tokens == 0
+    assert bench.tokens(2) == chain(prompt_of(100), 8)
+
+
 def test_nan_in_a_scored_prompt_is_a_failure() -> None:
     """Not a number in the answer."""
     bench = Bench()
