@@ -40,6 +40,7 @@ def likely(weights: Array, top_k: int, top_p: float, min_p: float) -> tuple[set[
     margin = 1.0
     if 0 < top_k < len(weights):
         edge = sorted(weights, reverse=True)[top_k - 1]
+        margin = min(margin, _nearest(weights, edge))
         kept = {token for token in kept if weights[token] >= edge}
     if top_p < 1.0:
         total = sum(weights[token] for token in kept)
@@ -50,12 +51,19 @@ def likely(weights: Array, top_k: int, top_p: float, min_p: float) -> tuple[set[
             margin = min(margin, abs(share - top_p))
             if share >= top_p:
                 break
+        margin = min(margin, _nearest(weights, edge))
         kept = {token for token in kept if weights[token] >= edge}
     if min_p > 0.0:
         edge = min_p * max(weights)
         margin = min(margin, *(abs(weights[t] - edge) / max(weights) for t in range(len(weights))))
         kept = {token for token in kept if weights[token] >= edge}
     return kept, margin
+
+
+def _nearest(weights: Array, edge: float) -> float:
+    """How near a weight comes to ``edge`` without being it: in float32 the two may tie."""
+    others = [abs(weight - edge) for weight in weights if weight != edge]
+    return min(others, default=1.0) / max(weights)
 
 
 def choose(row: Array, sequence: Sequence, point: float) -> tuple[int, float]:
