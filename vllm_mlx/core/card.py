@@ -36,13 +36,13 @@ class EngineStatus(Struct, frozen=True, kw_only=True):
     """A snapshot for /metrics, /v1/status and the page; taken without asking the engine thread."""
 
     state: Literal["starting", "ready", "draining", "stopped", "failed"]
-    running: int
-    waiting: int
-    steps: int
-    preemptions: int
-    kv_used_tokens: int
-    kv_capacity_tokens: int  # what the byte budget allows
-    kv_allocated_bytes: int  # slabs allocated now
-    prompt_tokens_total: int
-    completion_tokens_total: int
+    running: int = 0
+    waiting: int = 0
+    steps: int = 0
+    preemptions: int = 0
+    kv_used_tokens: int = 0
+    kv_capacity_tokens: int = 0  # what the byte budget allows
+    kv_allocated_bytes: int = 0  # slabs allocated now
+    prompt_tokens_total: int = 0
+    completion_tokens_total: int = 0
     failure: str | None = None

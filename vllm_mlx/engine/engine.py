@@ -63,19 +63,7 @@ class GenerationEngine:
     def status(self) -> EngineStatus:
         loop, loaded = self._loop, self._loaded
         if loop is None or loaded is None:
-            return EngineStatus(
-                state=self._state,
-                running=0,
-                waiting=0,
-                steps=0,
-                preemptions=0,
-                kv_used_tokens=0,
-                kv_capacity_tokens=0,
-                kv_allocated_bytes=0,
-                prompt_tokens_total=0,
-                completion_tokens_total=0,
-                failure=self._failure,
-            )
+            return EngineStatus(state=self._state, failure=self._failure)
         return EngineStatus(
             state=self._state,
             running=loop.num_running,
